@@ -1,0 +1,60 @@
+# One command each: `make demo`, `make test`, `make lint`. Each creates .venv and installs what it needs if that has not
+# been done yet; a stamp file inside .venv remembers it, and a change of pyproject.toml or constraints.txt makes it stale.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# --no-compile: byte-compiling every file of torch would take as long as all else; Python compiles what it imports.
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt
+REQUIREMENTS := pyproject.toml constraints.txt
+
+# Two test workers with one thread each keep two cores busy without fighting over them.
+TEST_WORKERS ?= 2
+TEST_ARGS ?=
+DEMO_OUTPUT ?= out/demo
+
+.PHONY: help demo test lint format install clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo   present and future suitability maps of a virtual landscape, and a report ($(DEMO_OUTPUT)/report.html)"
+	@echo "make test   all tests, on $(TEST_WORKERS) processes"
+	@echo "make lint   ruff and mypy"
+	@echo "make format ruff's formatter and safe fixes"
+	@echo "make clean  remove outputs and caches (not .venv)"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The demo fits and maps a small model: it needs neither datasets nor peft nor gradio, so they are not waited for.
+$(VENV)/.installed-demo: $(REQUIREMENTS) | $(BIN)/python
+	@echo "Installing what the demo needs into $(VENV) (once)"
+	$(INSTALL) --editable ".[maps]" accelerate scikit-learn
+	@touch $@
+
+$(VENV)/.installed-dev: $(REQUIREMENTS) | $(BIN)/python
+	@echo "Installing what the tests need into $(VENV) (once)"
+	$(INSTALL) --editable ".[dev]"
+	@touch $@
+
+install: $(VENV)/.installed-dev
+
+demo: $(VENV)/.installed-demo
+	HF_HUB_OFFLINE=1 $(BIN)/agriclip demo --output $(DEMO_OUTPUT)
+
+test: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 \
+	    $(BIN)/python -m pytest -n $(TEST_WORKERS) $(TEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+clean:
+	rm -rf out build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

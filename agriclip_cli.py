@@ -1,0 +1,365 @@
+"""The `agriclip` command: one thin file over the rooms of the project.
+
+Three choices define this file. Everything heavy is imported inside the command that needs it, so `agriclip --help`
+answers at once. A mistake of the user ends in one sentence on standard error and exit status 2, never in a traceback
+(`--debug` shows it). With `--json` standard output holds one JSON document and nothing else, so a script can read it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    name="agriclip",
+    help="Satellite images and climate reports to maps of where double-cropped soybean can grow, now and later.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # drawing the help with rich costs more than half of the half second that --help may take
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+study_app = typer.Typer(help="Check study files.", no_args_is_help=True)
+app.add_typer(study_app, name="study")
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="Study file (YAML).", show_default=False)]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", help="Folder with the study's data files; overrides `data` in the study.", show_default=False
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Folder for everything that is written. [default: out/<study name>]"),
+]
+Outlines = Annotated[
+    Path | None, typer.Option("--outlines", help="GeoJSON or TopoJSON boundaries to draw on the pictures.")
+]
+OutlineLayer = Annotated[str | None, typer.Option("--outline-layer", help="Layer of a TopoJSON file, e.g. states.")]
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    # `debug` is listed here for --help; main() acts on it, because it must work wherever it stands.
+    if version:
+        from importlib.metadata import version as installed_version
+
+        typer.echo(f"agriclip {installed_version('agriclip')}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that is written.")] = Path(
+        "out/demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Seed of the landscape and of the fit.")] = 0,
+    size: Annotated[str | None, typer.Option(help="Size of the model: tiny, small or base.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the fit; fewer is faster and worse.")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Map a virtual landscape whose truth is known, from nothing.
+
+    Makes the landscape, fits a model, maps the present and two scenarios, and compares the maps with the truth.
+    """
+    from mapping.demo import demo_summary, run_demo
+
+    result = run_demo(output, seed=seed, size=size, epochs=epochs, quiet=quiet or as_json)
+    _emit(result, as_json, lambda console: demo_summary(result, console))
+
+
+@app.command()
+def fit(
+    study: StudyFile,
+    output: Output = None,
+    data: DataRoot = None,
+    size: Annotated[str | None, typer.Option(help="Size of the model: tiny, small or base.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs, instead of the study's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed, instead of the study's.")] = None,
+    baselines: Annotated[bool, typer.Option(help="Score baselines on the same folds.")] = True,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a model to a study and score it on unseen blocks of land.
+
+    Baselines are scored on the same places and folds, unless --no-baselines is given.
+    """
+    from evaluation.study_scores import compare_on_study
+    from mapping.products import write_json
+    from processing.study import load_study
+    from training.fit import fit_study
+
+    loaded = load_study(study, data_root=data)
+    folder = output or Path("out") / loaded.name
+    with _quiet_libraries():
+        result = dict(fit_study(loaded, folder, size=size, epochs=epochs, seed=seed, quiet=quiet or as_json))
+        with _status("Scoring baselines on the same folds", quiet or as_json or not baselines):
+            result["comparison"] = compare_on_study(loaded, result["predictions"], baselines=baselines)
+    result["command"] = f"agriclip fit {study} --output {folder}"
+    write_json(folder / "fit.json", result)
+
+    def tell(console: Console) -> None:
+        from evaluation.baselines import comparison_table
+
+        console.print(comparison_table(result["comparison"]))
+        console.print(f"Model        {result['model_dir']}\nPredictions  {result['predictions']}")
+        console.print(f"Next         agriclip map {study} --output {folder}")
+
+    _emit(result, as_json, tell)
+
+
+@app.command("map")
+def map_command(
+    study: StudyFile,
+    output: Output = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", "-m", help="Model folder. [default: the one fitted in the output folder]")
+    ] = None,
+    scenario: Annotated[
+        list[str] | None, typer.Option("--scenario", "-s", help="Only this scenario; may be repeated.")
+    ] = None,
+    data: DataRoot = None,
+    outlines: Outlines = None,
+    outline_layer: OutlineLayer = None,
+    report: Annotated[bool, typer.Option(help="Make change maps, areas, pictures and report.html.")] = True,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Map the present and the scenarios of a study.
+
+    Writes cloud-optimised GeoTIFFs with a novelty layer beside each, change maps, areas, pictures and report.html.
+    """
+    from mapping.predict import map_study
+    from processing.study import load_study
+
+    loaded = load_study(study, data_root=data)
+    for name in scenario or ():
+        loaded.scenario(name)  # raises with the nearest name before any work is done
+    folder = output or Path("out") / loaded.name
+    fitted = _fitted(folder)
+    model_dir = model or (Path(fitted["model_dir"]) if "model_dir" in fitted else None)
+    if model_dir is None or not model_dir.exists():
+        where = folder if model is None else model
+        raise FileNotFoundError(
+            f"There is no fitted model in {where}; run `agriclip fit {study} --output {folder}` first or give --model."
+        )
+    with _quiet_libraries():
+        maps = map_study(loaded, model_dir, folder, scenarios=scenario, quiet=quiet or as_json)
+    result: dict[str, Any] = {"maps": maps}
+    if report:
+        from evaluation.study_scores import skill_pictures
+        from mapping.products import make_products, write_json
+
+        commands = [fitted["command"]] if "command" in fitted else []
+        commands.append(
+            f"agriclip map {study} --output {folder}" + "".join(f" --scenario {s}" for s in scenario or ())
+        )
+        with _status("Drawing", quiet or as_json) as tell_status:
+            products = make_products(
+                loaded,
+                maps,
+                folder,
+                comparison=fitted.get("comparison", ()),
+                skill_pictures=skill_pictures(loaded, fitted.get("predictions"), folder / "pictures"),
+                commands=commands,
+                facts={"model": str(model_dir)},
+                outlines=outlines,
+                outline_layer=outline_layer,
+                progress=lambda what: tell_status(f"Drawing: {what}"),
+            )
+        result.update(products.as_dict())
+        write_json(folder / "map.json", result)
+
+    def tell(console: Console) -> None:
+        for name, layers in maps.items():
+            console.print(f"[bold]{name}[/]")
+            for layer, path in layers.items():
+                console.print(f"  {layer:<26} {path}")
+        if report:
+            from mapping.report import change_sentence
+
+            for name, summary in products.changes.items():
+                console.print(f"[bold]{name}[/]: {change_sentence(summary, name)}")
+            console.print(f"Report       {result['report']}")
+
+    _emit(result, as_json, tell)
+
+
+@app.command()
+def info(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder.", show_default=False)],
+    flops: Annotated[bool, typer.Option(help="Count operations (runs the model once).")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Print sizes, operations, inputs and training of a model."""
+    from evaluation.model_info import info_tables, model_info
+
+    with _quiet_libraries():
+        result = model_info(model, flops=flops)
+
+    def tell(console: Console) -> None:
+        for table in info_tables(result):
+            console.print(table)
+
+    _emit(result, as_json, tell)
+
+
+@study_app.command("check")
+def study_check(study: StudyFile, data: DataRoot = None, as_json: AsJson = False) -> None:
+    """Check a study file and say what it holds.
+
+    Problems are listed in a table, with what to do about each.
+    """
+    from processing.study import load_study
+
+    loaded = load_study(study, data_root=data)
+    described = _describe_study(loaded)
+
+    def tell(console: Console) -> None:
+        from rich.table import Table
+
+        table = Table(title=f"{study} is in order", title_justify="left", show_header=False)
+        table.add_column("what")
+        table.add_column("value")
+        for key, value in described.items():
+            table.add_row(key, value)
+        console.print(table)
+
+    _emit({"study": str(study), "problems": [], "found": described}, as_json, tell)
+
+
+def _describe_study(study: Any) -> dict[str, str]:
+    """What a study holds, in words."""
+    from processing.study_data import StudyData
+
+    data = StudyData(study)
+    grid = data.grid
+    variables = ", ".join(f"{variable.name} ({variable.unit})" for variable in study.variables)
+    found = {
+        "name": study.name,
+        "data folder": str(study.data_root),
+        "grid": f"{grid.width} x {grid.height} cells of {grid.transform.a:g} ({grid.crs})",
+        "labels": "none" if study.labels is None else f"{study.labels.table} ({study.labels.kind})",
+        "predictors": f"{len(study.variables)}: {variables}",
+        "imagery": ", ".join(f"{image.file} ({len(image.channels)} bands)" for image in study.imagery) or "none",
+        "splits": "none" if study.splits is None else f"{study.splits.kind}, {study.splits.folds} folds",
+        "scenarios": ", ".join(scenario.name for scenario in study.scenarios) or "none",
+        "model": f"{study.model.size}, objective {study.training.objective}, {study.training.epochs} epochs",
+        "fingerprint": study.fingerprint(),
+    }
+    if study.labels is not None:
+        labels = data.labels()
+        found["labels"] += f": {len(labels.ids):,} places, {int(labels.presence.sum()):,} with the crop"
+    return found
+
+
+def _fitted(folder: Path) -> dict[str, Any]:
+    """What `agriclip fit` left in a folder, or nothing."""
+    file = folder / "fit.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _emit(result: Any, as_json: bool, tell: Callable[[Console], None]) -> None:
+    """Prints a result for a machine or for a person."""
+    if as_json:
+        from mapping.products import plain
+
+        typer.echo(json.dumps(plain(result), indent=2, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    tell(Console(soft_wrap=not sys.stdout.isatty()))
+
+
+def _status(text: str, quiet: bool) -> AbstractContextManager[Callable[[str], None]]:
+    """A line on standard error that says what is going on; yields a function that changes it."""
+    if quiet:
+        return nullcontext(lambda _text: None)
+    from contextlib import contextmanager
+
+    from rich.console import Console
+
+    @contextmanager
+    def show() -> Any:
+        console = Console(stderr=True)
+        start = time.monotonic()
+        with console.status(text) as status:
+            yield status.update
+        if not console.is_terminal:
+            console.print(f"{text}: {time.monotonic() - start:.0f} s")
+
+    return show()
+
+
+def _quiet_libraries() -> AbstractContextManager[None]:
+    """Keeps the libraries' own bars and notices off the terminal; ours say what is going on."""
+    import warnings
+
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|torch|accelerate")
+    return nullcontext()
+
+
+def _report_error(error: BaseException, as_json: bool) -> None:
+    """One sentence on standard error; the table of a study's problems if there are several."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, FileNotFoundError) and error.filename is not None:
+        message = f"The file {error.filename} does not exist; check the path."
+    problems = list(getattr(error, "problems", ()))
+    if as_json:
+        rows = [dict(zip(("where", "problem", "hint"), row, strict=False)) for row in problems]
+        typer.echo(json.dumps({"error": message, "problems": rows}, ensure_ascii=False, indent=2))
+    typer.echo(f"Error: {message}", err=True)
+    if len(problems) > 1:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(show_header=True, title=f"{len(problems)} problems", title_justify="left")
+        for column in ("where", "problem", "what to do"):
+            table.add_column(column, overflow="fold")
+        for row in problems:
+            table.add_row(*(str(part) for part in row))
+        Console(stderr=True).print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits: 0 done, 2 a mistake in the input, 1 a fault of ours, 130 interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    try:
+        app(args=given, prog_name="agriclip")
+    except KeyboardInterrupt:
+        typer.echo("Interrupted; what was finished before is kept.", err=True)
+        sys.exit(130)
+    # ValueError covers AgriClipError; OSError covers files that are missing, unreadable or not rasters; ImportError
+    # carries the sentence that names the extra to install.
+    except (ValueError, OSError, ImportError) as error:
+        if debug:
+            raise
+        _report_error(error, "--json" in given)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,726 @@
+"""The study file: region, labels, predictors, imagery, report, splits, scenarios and settings in one YAML.
+
+A study says everything that a result depends on, so the same file gives the same map. Three choices: nothing unknown
+is accepted (a misspelt key is an error with the nearest known one, never ignored); all faults are collected and told
+at once; and the file stays movable, since data files are named relative to one folder, `data`, which may be given by
+an environment variable (`${NAME:-default}`) and is no part of the study's fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import types
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from .errors import AgriClipError, Problem, nearest
+from .numbers_agriclip import canonical_unit
+from .rasters import RasterInfo, parse_crs, read_band_info
+from .sensors_agriclip import CHANNEL_KINDS
+
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}|\$(\w+)")
+_NAME = r"^[A-Za-z][A-Za-z0-9_.-]*$"
+PRESENT = "present"  # the name under which maps of the observed climate are written
+PLACEHOLDER = re.compile(r"\{([^{}]*)\}")  # {variable} in a report sentence
+
+
+def _unit(text: str) -> str:
+    canonical_unit(text)  # raises ValueError with the nearest known unit
+    return text
+
+
+def _ordered(bounds: tuple[float, float] | None) -> tuple[float, float] | None:
+    if bounds is not None and not bounds[0] < bounds[1]:
+        raise ValueError(f"the lower bound {bounds[0]} must lie below the upper bound {bounds[1]}")
+    return bounds
+
+
+Unit = Annotated[str, AfterValidator(_unit)]
+Range = Annotated[tuple[float, float] | None, AfterValidator(_ordered)]
+
+
+class Part(BaseModel):
+    """A part of a study: unknown keys are refused, numbers must be finite, values do not change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class GridPart(Part):
+    """The cells to map: bounds, CRS and resolution, or the grid of a raster (`like`).
+
+    Attributes:
+        bounds: West, south, east, north in CRS units.
+        crs: Coordinate reference system.
+        resolution: Edge of a cell in CRS units.
+        like: Raster whose grid is taken instead.
+    """
+
+    bounds: tuple[float, float, float, float] | None = None
+    crs: str | None = None
+    resolution: float | None = Field(default=None, gt=0)
+    like: str | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        by_hand = [self.bounds, self.crs, self.resolution]
+        if (self.like is None) == all(part is None for part in by_hand) or (self.like is None and None in by_hand):
+            raise ValueError("give either `like: some_raster.tif` or all of `bounds`, `crs` and `resolution`")
+        return self
+
+
+class LabelsPart(Part):
+    """The labelled sites, one row of a CSV each.
+
+    Attributes:
+        table: CSV file with a header.
+        id: Column with the site's name, used in messages.
+        x: Column with easting or longitude.
+        y: Column with northing or latitude.
+        crs: CRS of x and y.
+        kind: `share` (positive out of total), `presence_absence` (positive is 0 or 1) or `presence_only`.
+        positive: Column with the number of positive units (pixels, fields, years), or 0/1; not for `presence_only`.
+        total: Column with the number of units looked at; needed for `share`.
+        weight: Column with a site's weight; 1 by default.
+        min_total: Sites with a smaller total are left out.
+        repeated: What to do when a site has several rows: `refuse`, or keep the `first`.
+        presence_above: A site counts as present where its share exceeds this.
+    """
+
+    table: str
+    id: str
+    x: str
+    y: str
+    crs: str = "EPSG:4326"
+    kind: Literal["share", "presence_absence", "presence_only"] = "share"
+    positive: str | None = None
+    total: str | None = None
+    weight: str | None = None
+    min_total: float = Field(default=1.0, gt=0)
+    repeated: Literal["refuse", "first"] = "refuse"
+    presence_above: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _columns(self) -> Self:
+        if self.kind != "presence_only" and self.positive is None:
+            raise ValueError(f"labels of kind '{self.kind}' need `positive`, the column that counts positive units")
+        if self.kind == "share" and self.total is None:
+            raise ValueError("labels of kind 'share' need `total`, the column that counts the units looked at")
+        return self
+
+
+class Variable(Part):
+    """One predictor: a band of a raster with a name, a plain title and a unit.
+
+    Attributes:
+        name: Name in report sentences and tables.
+        band: Band number (from 1) or description; the name by default.
+        title: Words for the report, e.g. `annual mean temperature`.
+        unit: Unit of the stored values; they are converted to the canonical unit.
+        decimals: Digits after the point in the report, in the canonical unit; the model sees no more than these.
+        scale: Factor on the stored values, on top of the raster's own scale tag.
+        offset: Added after `scale`.
+        valid_range: Values outside, in the stated unit, count as missing.
+        delta: How a climate change is put on: `difference` or `ratio`; ratio for mm by default.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    band: int | str | None = None
+    title: str
+    unit: Unit = "1"
+    decimals: int = Field(default=1, ge=0, le=6)
+    scale: float = 1.0
+    offset: float = 0.0
+    valid_range: Range = None
+    delta: Literal["difference", "ratio"] | None = None
+
+    @property
+    def canonical_unit(self) -> str:
+        """The unit in which values reach report and model."""
+        return canonical_unit(self.unit)
+
+    @property
+    def change(self) -> str:
+        """How a change of climate is put on this variable."""
+        return self.delta or ("ratio" if self.canonical_unit == "mm" else "difference")
+
+    @property
+    def source_band(self) -> int | str:
+        """The band in its raster."""
+        return self.name if self.band is None else self.band
+
+
+class Predictors(Part):
+    """A raster and the variables taken from it.
+
+    Attributes:
+        file: Raster file.
+        variables: What its bands are.
+        resampling: How it is brought to the grid when it lies on another.
+    """
+
+    file: str
+    variables: tuple[Variable, ...] = Field(min_length=1)
+    resampling: Literal["nearest", "bilinear", "cubic", "average", "mode"] = "bilinear"
+
+
+class StudyChannel(Part):
+    """One band of imagery, described so that the model can read it whatever the sensor.
+
+    Attributes:
+        band: Band number (from 1) or description.
+        name: Name in messages; made from variable and month by default.
+        kind: Kind of channel, e.g. `reflectance`, `index`, `cover_fraction`.
+        wavelength_nm: Centre wavelength.
+        month: Month 1-12 of a monthly layer.
+        variable: What is measured where no wavelength says it, e.g. `ndvi`.
+        mean: Mean in physical units; taken from the raster under the grid by default.
+        std: Standard deviation in physical units; likewise.
+        unit: Physical unit.
+        scale: Factor on the stored values, on top of the raster's own scale tag.
+        offset: Added after `scale`.
+        valid_range: Physical values outside count as missing.
+    """
+
+    band: int | str = 1
+    name: str | None = None
+    kind: str
+    wavelength_nm: float | None = Field(default=None, gt=0)
+    month: int | None = Field(default=None, ge=1, le=12)
+    variable: str | None = None
+    mean: float | None = None
+    std: float | None = Field(default=None, gt=0)
+    unit: Unit = "1"
+    scale: float = 1.0
+    offset: float = 0.0
+    valid_range: Range = None
+
+    @field_validator("kind")
+    @classmethod
+    def _known_kind(cls, kind: str) -> str:
+        if kind not in CHANNEL_KINDS:
+            raise ValueError(f"'{kind}' is no kind of channel; {nearest(kind, CHANNEL_KINDS)}")
+        return kind
+
+    @property
+    def label(self) -> str:
+        """The channel's name."""
+        if self.name:
+            return self.name
+        stem = self.variable or (f"{self.kind}_{self.wavelength_nm:g}" if self.wavelength_nm else self.kind)
+        return f"{stem}_{self.month:02d}" if self.month else stem
+
+
+class Reduce(Part):
+    """Order statistics over the listed bands, per pixel: keeps how green and how varied, drops when (the phenology).
+
+    Attributes:
+        percentiles: Percentiles, 0-100; each becomes one channel.
+        min_valid: Bands that must be valid at a pixel; half of them by default.
+    """
+
+    percentiles: tuple[float, ...] = Field(min_length=1)
+    min_valid: int | None = Field(default=None, ge=1)
+
+    @field_validator("percentiles")
+    @classmethod
+    def _within(cls, percentiles: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 <= p <= 100 for p in percentiles) or len(set(percentiles)) != len(percentiles):
+            raise ValueError("percentiles must be different numbers from 0 to 100")
+        return percentiles
+
+
+class Imagery(Part):
+    """A raster of imagery and its channels.
+
+    Attributes:
+        file: Raster file.
+        gsd: Ground sample distance in metres; from the raster's cells by default.
+        channels: The bands to read.
+        reduce: Optional order statistics in place of the bands.
+    """
+
+    file: str
+    gsd: float | None = Field(default=None, gt=0)
+    channels: tuple[StudyChannel, ...] = Field(min_length=1)
+    reduce: Reduce | None = None
+
+    @model_validator(mode="after")
+    def _reducible(self) -> Self:
+        if self.reduce is not None:
+            said = {(c.kind, c.variable, c.wavelength_nm, c.unit) for c in self.channels}
+            if len(said) > 1:
+                raise ValueError("`reduce` mixes its bands, so they must have the same kind, variable and unit")
+            if (self.reduce.min_valid or 1) > len(self.channels):
+                raise ValueError(f"`min_valid` asks for {self.reduce.min_valid} of {len(self.channels)} bands")
+        return self
+
+
+class Chip(Part):
+    """The window of imagery around a cell, in pixels."""
+
+    size: int = Field(default=16, ge=1, le=1024)
+
+
+class Report(Part):
+    """The report's sentences, with `{variable}` where a number and its unit go; one clause per variable by default."""
+
+    sentences: tuple[str, ...] | None = Field(default=None, min_length=1)
+
+
+class Splits(Part):
+    """How sites are held out.
+
+    Attributes:
+        kind: `spatial_blocks` (square blocks stay together) or `random` (only to show how optimistic it is).
+        size: Edge of a block in units of the grid's CRS.
+        folds: Number of folds.
+        seed: Seed of the assignment.
+    """
+
+    kind: Literal["spatial_blocks", "random"] = "spatial_blocks"
+    size: float | None = Field(default=None, gt=0)
+    folds: int = Field(default=5, ge=2)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _sized(self) -> Self:
+        if self.kind == "spatial_blocks" and self.size is None:
+            raise ValueError("spatial blocks need `size`, the edge of a block in units of the grid's CRS")
+        return self
+
+
+class Delta(Part):
+    """Two rasters of one climate model whose change is put on the observed predictors."""
+
+    baseline: str
+    future: str
+
+
+class Scenario(Part):
+    """A climate to map: predictor files replaced, or changed by the difference of two files (delta method).
+
+    Attributes:
+        name: Short name, used in file names.
+        title: Words for the legend.
+        ssp: Shared socio-economic pathway, e.g. `ssp585`.
+        period: Years or year.
+        climate_model: Climate model.
+        replace: Predictor file -> file with the same bands under this climate.
+        delta: Predictor file -> baseline and future file of one climate model.
+    """
+
+    name: str = Field(pattern=_NAME)
+    title: str | None = None
+    ssp: str | None = None
+    period: int | str | None = None
+    climate_model: str | None = None
+    replace: dict[str, str] = Field(default_factory=dict)
+    delta: dict[str, Delta] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _changes(self) -> Self:
+        if self.name.lower() == PRESENT:
+            raise ValueError(f"'{PRESENT}' names the map of the observed climate; give the scenario another name")
+        if not self.replace and not self.delta:
+            raise ValueError("a scenario needs `replace` or `delta`, else it is the present")
+        both = sorted(set(self.replace) & set(self.delta))
+        if both:
+            raise ValueError(f"'{both[0]}' is both replaced and changed by delta; choose one")
+        return self
+
+
+class ModelPart(Part):
+    """Size of the network, and configuration values that differ from that size's."""
+
+    size: Literal["tiny", "small", "base"] = "tiny"
+    overrides: dict[str, Any] = Field(default_factory=dict)
+
+
+class Training(Part):
+    """How the model is fitted.
+
+    Attributes:
+        objective: `binary` (binomial likelihood of the counts) or `share` (likelihood for rare shares).
+        epochs: Passes over the sites.
+        batch_size: Sites per step.
+        learning_rate: Highest learning rate.
+        weight_decay: Decoupled weight decay.
+        image_dropout: Share of samples shown without their image.
+        members: Models in the ensemble.
+        seed: Seed of weights and order.
+    """
+
+    objective: Literal["binary", "share"] = "binary"
+    epochs: int = Field(default=30, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    image_dropout: float = Field(default=0.3, ge=0, le=1)
+    members: int = Field(default=1, ge=1)
+    seed: int = 0
+
+
+class MapPart(Part):
+    """How maps are made.
+
+    Attributes:
+        suitable_above: A cell counts as suitable above this probability or share.
+        block_rows: Rows of cells per step; from the grid's width by default.
+    """
+
+    suitable_above: float = Field(default=0.5, gt=0, lt=1)
+    block_rows: int | None = Field(default=None, ge=1)
+
+
+class Study(Part):
+    """A whole study. Read one with `load_study`; see the parts for their keys."""
+
+    name: str = Field(pattern=_NAME)
+    title: str = ""
+    description: str = ""
+    data: str = "."
+    grid: GridPart
+    labels: LabelsPart | None = None
+    predictors: tuple[Predictors, ...] = Field(min_length=1)
+    imagery: tuple[Imagery, ...] = ()
+    chip: Chip = Chip()
+    report: Report = Report()
+    splits: Splits | None = None
+    scenarios: tuple[Scenario, ...] = ()
+    model: ModelPart = ModelPart()
+    training: Training = Training()
+    map: MapPart = MapPart()
+
+    _folder: Path = PrivateAttr(default_factory=Path.cwd)
+    _data_root: Path | None = PrivateAttr(default=None)
+
+    @property
+    def variables(self) -> tuple[Variable, ...]:
+        """All predictor variables, in the order of the file."""
+        return tuple(variable for group in self.predictors for variable in group.variables)
+
+    def scenario(self, name: str) -> Scenario:
+        """Return a scenario by name."""
+        for scenario in self.scenarios:
+            if scenario.name == name:
+                return scenario
+        raise AgriClipError(
+            f"The study '{self.name}' has no scenario '{name}'; {nearest(name, (s.name for s in self.scenarios))}."
+        )
+
+    @property
+    def data_root(self) -> Path | None:
+        """The data folder, when it exists: `data` with variables expanded, seen from the project's root or here."""
+        if self._data_root is not None:
+            return self._data_root
+        wanted = Path(expand_variables(self.data)).expanduser()
+        # studies/ lies in the project's root, and `data` is written as seen from there
+        project = self._folder.parent if self._folder.name == "studies" else self._folder
+        places = [wanted] if wanted.is_absolute() else [project / wanted, Path.cwd() / wanted, self._folder / wanted]
+        return next((place.resolve() for place in places if place.is_dir()), None)
+
+    def path(self, file: str) -> Path:
+        """Return where a file of the study lies: as given if absolute, else in the data folder, else beside the study.
+
+        The place in the data folder is returned when the file exists in neither, so that messages name it.
+        """
+        given = Path(file).expanduser()
+        if given.is_absolute() or "://" in file:
+            return given
+        root = self.data_root
+        places = [folder / given for folder in (root, self._folder) if folder is not None]
+        return next((place for place in places if place.exists()), places[0])
+
+    def files(self) -> Iterator[tuple[str, str]]:
+        """Yield (place in the study, file) for every file that the study names."""
+        if self.grid.like:
+            yield "grid.like", self.grid.like
+        if self.labels:
+            yield "labels.table", self.labels.table
+        for i, group in enumerate(self.predictors):
+            yield f"predictors[{i}].file", group.file
+        for i, image in enumerate(self.imagery):
+            yield f"imagery[{i}].file", image.file
+        for scenario in self.scenarios:
+            for old, new in scenario.replace.items():
+                yield f"scenarios[{scenario.name}].replace[{old}]", new
+            for old, delta in scenario.delta.items():
+                yield f"scenarios[{scenario.name}].delta[{old}].baseline", delta.baseline
+                yield f"scenarios[{scenario.name}].delta[{old}].future", delta.future
+
+    def save(self, path: str | Path) -> Path:
+        """Write the study as YAML; `data` is written as it was read, so no machine's paths enter the file."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        content = self.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+        half = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            half.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110), encoding="utf-8")
+            os.replace(half, target)
+        finally:
+            half.unlink(missing_ok=True)
+        return target
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of what the study says: every value, defaults included, but not where the data lie."""
+        content = self.model_dump(mode="json", exclude={"data"})
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def expand_variables(text: str) -> str:
+    """Replace `${NAME}`, `$NAME` and `${NAME:-default}` by environment variables.
+
+    Raises:
+        AgriClipError: For a variable that is not set and has no default.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[3]
+        found = os.environ.get(name) or match[2]
+        if found is None:
+            raise AgriClipError(
+                f"The study uses the environment variable {name}, which is not set; set it or write "
+                f"${{{name}:-default}}."
+            )
+        return found
+
+    return _VARIABLE.sub(value, text)
+
+
+def load_study(path: str | Path, data_root: str | Path | None = None, check_files: bool = True) -> Study:
+    """Read and check a study file.
+
+    Args:
+        path: YAML file.
+        data_root: Folder that the study's files are relative to; overrides `data`.
+        check_files: Also check that every file is there and that rasters have the named bands.
+
+    Returns:
+        The study.
+
+    Raises:
+        AgriClipError: One sentence on the first fault and the count of others; all of them in `.problems`.
+    """
+    file = Path(path)
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        near = nearest(file.name, (p.name for p in file.parent.glob("*.y*ml"))) if file.parent.is_dir() else ""
+        advice = near if near.startswith("did") else "check the path"
+        raise AgriClipError(f"The study file '{file}' does not exist; {advice}.") from None
+    except UnicodeDecodeError as error:
+        raise AgriClipError(f"'{file}' is not a text file in UTF-8, so it is no study.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        what = getattr(error, "problem", None) or "it is not valid YAML"
+        raise AgriClipError(f"'{file}' cannot be read{place}: {what}; check indentation and quotes.") from None
+    if not isinstance(raw, Mapping):
+        raise AgriClipError(f"The study '{file}' holds no keys; it should begin with `name:` and `grid:`.")
+    raw = _upgrade({key: value if key == "data" else _expand(value) for key, value in raw.items()})
+    try:
+        study = Study.model_validate(raw)
+    except ValidationError as error:
+        raise _gather(file, _problems(error, raw)) from None
+    study._folder = file.resolve().parent
+    if data_root is not None:
+        study._data_root = Path(data_root).expanduser().resolve()
+        if not study._data_root.is_dir():
+            raise AgriClipError(f"The data folder '{data_root}' does not exist; give the folder that holds the files.")
+    problems = list(_cross_problems(study))
+    if check_files:
+        problems += _file_problems(study)
+    if problems:
+        raise _gather(file, problems)
+    return study
+
+
+def _upgrade(raw: dict[str, Any]) -> dict[str, Any]:
+    """Accept `size_degrees` as a clearer spelling of `splits.size` on a grid in degrees."""
+    splits = raw.get("splits")
+    if isinstance(splits, dict) and "size_degrees" in splits and "size" not in splits:
+        raw["splits"] = {("size" if key == "size_degrees" else key): value for key, value in splits.items()}
+    return raw
+
+
+def _expand(value: Any) -> Any:
+    if isinstance(value, str):
+        return expand_variables(value)
+    if isinstance(value, Mapping):
+        return {key: _expand(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item) for item in value]
+    return value
+
+
+def _gather(file: Path, problems: list[Problem]) -> AgriClipError:
+    first = problems[0]
+    more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
+    hint = f"; {first.hint}" if first.hint else ""
+    return AgriClipError(f"In the study '{file}', {first.where}: {first.problem}{hint}{more}.", problems)
+
+
+def _where(location: tuple[int | str, ...]) -> str:
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text or "study"
+
+
+def _problems(error: ValidationError, raw: Mapping[str, Any]) -> list[Problem]:
+    """Turn pydantic's findings into rows: place, what is wrong, what to do."""
+    rows = []
+    for found in error.errors(include_url=False):
+        location = tuple(found["loc"])
+        if found["type"] == "extra_forbidden":
+            known = _keys_at(location[:-1])
+            rows.append(Problem(_where(location), f"unknown key '{location[-1]}'", nearest(location[-1], known)))
+        elif found["type"] == "missing":
+            rows.append(Problem(_where(location), "is missing", "add it"))
+        elif found["type"] == "value_error":
+            what, _, hint = str(found["ctx"]["error"]).rstrip(".").partition("; ")
+            rows.append(Problem(_where(location), what, hint))
+        else:
+            said = found["msg"][0].lower() + found["msg"][1:]
+            got = repr(found["input"])
+            rows.append(Problem(_where(location), f"{said}, not {got if len(got) < 60 else got[:57] + '...'}"))
+    return rows
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that are known at a place of the study."""
+    annotation: Any = Study
+    for part in location:
+        if isinstance(part, str) and isinstance(annotation, type) and issubclass(annotation, Part):
+            annotation = annotation.model_fields[part].annotation
+        else:
+            annotation = get_args(annotation)[-1 if get_origin(annotation) is dict else 0]
+        annotation = _bare(annotation)
+    return list(annotation.model_fields) if isinstance(annotation, type) and issubclass(annotation, Part) else []
+
+
+def _bare(annotation: Any) -> Any:
+    """Strip `| None` from an annotation."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next(a for a in get_args(annotation) if a is not type(None))
+    return annotation
+
+
+def _cross_problems(study: Study) -> Iterator[Problem]:
+    """Check what one part says about another."""
+    names = [variable.name for variable in study.variables]
+    before: set[str] = set()
+    for i, group in enumerate(study.predictors):
+        for j, variable in enumerate(group.variables):
+            if variable.name in before:
+                yield Problem(f"predictors[{i}].variables[{j}].name", f"'{variable.name}' is used twice", "rename one")
+            before.add(variable.name)
+    for i, sentence in enumerate(study.report.sentences or ()):
+        for name in PLACEHOLDER.findall(sentence):
+            if name not in names:
+                yield Problem(f"report.sentences[{i}]", f"unknown variable '{name}'", nearest(name, names))
+        if PLACEHOLDER.sub("", sentence).count("{") or PLACEHOLDER.sub("", sentence).count("}"):
+            yield Problem(f"report.sentences[{i}]", "a brace is not closed", "write {variable}")
+    labels = [channel.label for image in study.imagery if not image.reduce for channel in image.channels]
+    for label in sorted({label for label in labels if labels.count(label) > 1}):
+        yield Problem("imagery", f"two channels are called '{label}'", "give them different names")
+    files = [group.file for group in study.predictors]
+    scenarios = [scenario.name for scenario in study.scenarios]
+    for i, scenario in enumerate(study.scenarios):
+        if scenario.name in scenarios[:i]:
+            yield Problem(f"scenarios[{i}].name", f"'{scenario.name}' is used twice", "rename one")
+        for key in (*scenario.replace, *scenario.delta):
+            if key not in files:
+                where = f"scenarios[{i}].{'replace' if key in scenario.replace else 'delta'}"
+                yield Problem(where, f"'{key}' is no predictor file of this study", nearest(key, files))
+    bounds = study.grid.bounds
+    if bounds and (bounds[0] >= bounds[2] or bounds[1] >= bounds[3] or not all(map(math.isfinite, bounds))):
+        yield Problem("grid.bounds", f"{list(bounds)} is empty", "write west, south, east, north")
+
+
+def _file_problems(study: Study) -> list[Problem]:
+    """Check that files exist, that rasters open, have a CRS, and have the bands that are named."""
+    problems = []
+    missing = set()
+    for where, file in study.files():
+        path = study.path(file)
+        if "://" in file or path.is_file():
+            continue
+        missing.add(file)
+        near = nearest(path.name, (p.name for p in path.parent.iterdir())) if path.parent.is_dir() else ""
+        if near.startswith("did"):
+            hint = near
+        elif study.data_root is None:
+            hint = f"the data folder '{study.data}' does not exist, set the folder with --data or its variable"
+        else:
+            hint = f"looked in '{path.parent}'"
+        problems.append(Problem(where, f"the file '{file}' does not exist", hint))
+    for where, crs in (("grid.crs", study.grid.crs), ("labels.crs", study.labels.crs if study.labels else None)):
+        if crs:
+            problems += _told(where, partial(parse_crs, crs, "the study"))
+    wanted: list[tuple[str, str, str, int | str]] = []  # place of the file, place of the band, file, band
+    for i, group in enumerate(study.predictors):
+        alike = [(f"predictors[{i}]", group.file)]
+        for scenario in study.scenarios:
+            if group.file in scenario.replace:
+                alike.append((f"scenarios[{scenario.name}].replace", scenario.replace[group.file]))
+            if group.file in scenario.delta:
+                delta = scenario.delta[group.file]
+                alike += [(f"scenarios[{scenario.name}].delta", f) for f in (delta.baseline, delta.future)]
+        for where, file in alike:
+            wanted += [
+                (where, f"{where}.variables[{j}].band", file, v.source_band) for j, v in enumerate(group.variables)
+            ]
+    for i, image in enumerate(study.imagery):
+        where = f"imagery[{i}]"
+        wanted += [(where, f"{where}.channels[{j}].band", image.file, c.band) for j, c in enumerate(image.channels)]
+    infos: dict[str, RasterInfo | None] = {}
+    for where, where_band, file, band in wanted:
+        if file in missing:
+            continue
+        if file not in infos:
+            infos[file] = None
+            try:
+                infos[file] = info = read_band_info(study.path(file))
+            except AgriClipError as error:
+                problems += _told(where, partial(_again, error))
+                continue
+            if info.crs is None:
+                problems.append(Problem(where, f"'{file}' has no CRS", "set one with: rio edit-info --crs EPSG:4326"))
+        known = infos[file]
+        if known is not None:
+            problems += _told(where_band, partial(known.band_number, band))
+    return problems
+
+
+def _again(error: AgriClipError) -> None:
+    raise error
+
+
+def _told(where: str, check: Callable[[], object]) -> list[Problem]:
+    """Run a check and return its complaint, if any, as a row."""
+    try:
+        check()
+    except AgriClipError as error:
+        what, _, hint = str(error).rstrip(".").partition("; ")
+        return [Problem(where, what, hint)]
+    return []

@@ -58,9 +58,13 @@ def _options(
 ) -> None:
     # `debug` is listed here for --help; main() acts on it, because it must work wherever it stands.
     if version:
+        from importlib.metadata import PackageNotFoundError
         from importlib.metadata import version as installed_version
 
-        typer.echo(f"agriclip {installed_version('agriclip')}")
+        try:
+            typer.echo(f"agriclip {installed_version('agriclip')}")
+        except PackageNotFoundError:  # run from a checkout
+            typer.echo("agriclip (not installed)")
         raise typer.Exit
 
 
@@ -101,12 +105,14 @@ def fit(
 
     Baselines are scored on the same places and folds, unless --no-baselines is given.
     """
+    from processing.study import load_study
+
+    loaded = load_study(study, data_root=data)  # first of all: a mistake in the study shows before torch is loaded
+
     from evaluation.study_scores import compare_on_study
     from mapping.products import write_json
-    from processing.study import load_study
     from training.fit import fit_study
 
-    loaded = load_study(study, data_root=data)
     folder = output or Path("out") / loaded.name
     with _quiet_libraries():
         result = dict(fit_study(loaded, folder, size=size, epochs=epochs, seed=seed, quiet=quiet or as_json))
@@ -146,7 +152,6 @@ def map_command(
 
     Writes cloud-optimised GeoTIFFs with a novelty layer beside each, change maps, areas, pictures and report.html.
     """
-    from mapping.predict import map_study
     from processing.study import load_study
 
     loaded = load_study(study, data_root=data)
@@ -160,6 +165,9 @@ def map_command(
         raise FileNotFoundError(
             f"There is no fitted model in {where}; run `agriclip fit {study} --output {folder}` first or give --model."
         )
+
+    from mapping.predict import map_study
+
     with _quiet_libraries():
         maps = map_study(loaded, model_dir, folder, scenarios=scenario, quiet=quiet or as_json)
     result: dict[str, Any] = {"maps": maps}
@@ -209,8 +217,9 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Print sizes, operations, inputs and training of a model."""
-    from evaluation.model_info import info_tables, model_info
+    from evaluation.model_info import info_tables, model_info, require_model_folder
 
+    require_model_folder(model)
     with _quiet_libraries():
         result = model_info(model, flops=flops)
 

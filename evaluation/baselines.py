@@ -9,7 +9,7 @@ estimator with `fit` and `predict`, so a better one can be added in a few lines.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,6 +130,15 @@ class BaselineResult:
     probability: np.ndarray
     share: np.ndarray | None
 
+    def at(self, rows: np.ndarray) -> BaselineResult:
+        """The predictions of some places only.
+
+        Args:
+            rows: Indices of the places.
+        """
+        share = None if self.share is None else self.share[rows]
+        return BaselineResult(self.name, self.ranking[rows], self.probability[rows], share)
+
 
 def out_of_fold(
     name: str,
@@ -141,6 +150,7 @@ def out_of_fold(
     weight: np.ndarray | None = None,
     seed: int = 0,
     calibrate: bool = True,
+    only: Collection[int] | None = None,
 ) -> BaselineResult:
     """Predictions of one baseline for every place, each by a fit that never saw the place's fold.
 
@@ -154,6 +164,7 @@ def out_of_fold(
         seed: Seed of the estimator.
         calibrate: Whether a predicted share is turned into a probability of presence (the costly part). Without it the
             probability is the predicted share, which is right where units are scored and not places.
+        only: Folds to predict; places of other folds are fitted on as always and their predictions are NaN.
 
     Returns:
         The predictions.
@@ -179,8 +190,10 @@ def out_of_fold(
         raise AgriClipError(
             f"A Gaussian process on {fold.size} places needs too much memory; give it at most {_MAX_GAUSSIAN_PROCESS}."
         )
-    ranking, probability = np.empty(fold.size), np.empty(fold.size)
+    ranking, probability = np.full(fold.size, np.nan), np.full(fold.size, np.nan)
     for test_fold in np.unique(fold):
+        if only is not None and test_fold not in only:
+            continue
         test = fold == test_fold
         train = ~test
         ranking[test] = baseline.fit_predict(table[train], target[train], weights[train], table[test], seed)
@@ -204,6 +217,7 @@ def run_baselines(
     names: Iterable[str] | None = None,
     seed: int = 0,
     calibrate: bool = True,
+    only: Collection[int] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[BaselineResult]:
     """Several baselines on the same folds.
@@ -218,6 +232,7 @@ def run_baselines(
         names: Keys of :data:`BASELINES`, to choose others.
         seed: Seed of the estimators.
         calibrate: As in :func:`out_of_fold`.
+        only: As in :func:`out_of_fold`.
         progress: Called with the name before each baseline.
 
     Returns:
@@ -231,11 +246,8 @@ def run_baselines(
     for name in names:
         if progress is not None:
             progress(name)
-        results.append(
-            out_of_fold(
-                name, features, folds, presence=presence, share=share, weight=weight, seed=seed, calibrate=calibrate
-            )
-        )
+        given = {"presence": presence, "share": share, "weight": weight, "seed": seed}
+        results.append(out_of_fold(name, features, folds, **given, calibrate=calibrate, only=only))
     return results
 
 

@@ -16,9 +16,24 @@ from typing import Any
 
 from processing.errors import AgriClipError
 
-__all__ = ["count_flops", "count_parameters", "info_tables", "load_any_model", "model_info"]
+__all__ = ["count_flops", "count_parameters", "info_tables", "load_any_model", "model_info", "require_model_folder"]
 
 SUMMARY_FILE = "training_summary.json"
+
+
+def require_model_folder(folder: str | Path) -> None:
+    """Says at once, before anything heavy is imported, that a folder is no model.
+
+    Args:
+        folder: Local folder, or a name on the Hub (``owner/name``), which cannot be judged here.
+
+    Raises:
+        AgriClipError: If a local folder is missing or has no ``config.json``.
+    """
+    path = Path(folder)
+    if not (path / "config.json").is_file() and (path.exists() or path.is_absolute() or len(path.parts) > 2):
+        what = "has no config.json" if path.exists() else "does not exist"
+        raise AgriClipError(f"The model folder {folder} {what}; give the folder that `agriclip fit` wrote.")
 
 
 def load_any_model(folder: str | Path) -> Any:
@@ -33,14 +48,11 @@ def load_any_model(folder: str | Path) -> Any:
     Raises:
         AgriClipError: If the folder is not a model.
     """
+    require_model_folder(folder)
     import transformers
 
     import modeling_agriclip
 
-    path = Path(folder)
-    if not (path / "config.json").is_file() and (path.exists() or path.is_absolute() or len(path.parts) > 2):
-        what = "has no config.json" if path.exists() else "does not exist"
-        raise AgriClipError(f"The model folder {folder} {what}; give the folder that `agriclip fit` wrote.")
     try:
         config = transformers.AutoConfig.from_pretrained(str(folder))
     except OSError as error:

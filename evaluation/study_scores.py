@@ -111,23 +111,29 @@ def compare_on_study(
     if unknown:
         raise AgriClipError(f"The predictions {predictions} name {unknown[0]}, which is not in the labels; fit again.")
     rows = np.array([place[name] for name in ours["id"]])
-    positive, total, share = labels.positive[rows], labels.total[rows], labels.share[rows]
-    shares = study.labels.kind == "share"
+    positive, total = labels.positive[rows], labels.total[rows]
     counts = _is_counts(study)
     results = []
     if baselines:
-        features, _ = feature_table(data, ours["x"], ours["y"])
-        results = run_baselines(
+        folds = data.folds()
+        if not np.array_equal(folds[rows], ours["fold"]):
+            raise AgriClipError(
+                f"The folds in {predictions} are not those of the study; fit again after a change of it."
+            )
+        features, _ = feature_table(data, labels.x, labels.y)
+        everywhere = run_baselines(
             features,
-            ours["fold"],
-            presence=ours["presence"],
-            share=share if shares else None,
+            folds,
+            presence=labels.presence,
+            share=labels.share if study.labels.kind == "share" else None,
             # A share of many units is known better than one of few: the likelihood of counts weighs it so.
-            weight=labels.weight[rows] * (total if counts else 1.0),
+            weight=labels.weight * (labels.total if counts else 1.0),
             objective=study.training.objective,
             seed=seed,
             calibrate=not counts,
+            only=set(ours["fold"].tolist()),
         )
+        results = [result.at(rows) for result in everywhere]
     if not counts:
         return compare(ours["presence"], {OURS: {"probability": ours["probability"]}}, results)
     units = np.repeat([1.0, 0.0], len(rows))

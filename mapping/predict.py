@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from transformers import AutoProcessor
+from transformers.utils import logging as transformers_logging
 
 from mapping.novelty import MessReference
 from mapping.outputs import RowBandWriter, file_sha256, iterate_rows
@@ -76,6 +77,7 @@ class SuitabilityPredictor:
         folder = Path(model_dir)
         if not (folder / "config.json").exists():
             raise AgriClipError(f"There is no model in '{folder}'; make one with `agriclip fit STUDY`.")
+        transformers_logging.disable_progress_bar()
         self.processor = AutoProcessor.from_pretrained(folder)
         folders = sorted((folder / "members").glob("fold_*")) or [folder]
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -251,7 +251,7 @@ def _quantity(path: Path) -> str:
     import rasterio
 
     with rasterio.open(path) as dataset:
-        return dataset.tags().get("quantity") or LAYERS["probability"]
+        return dataset.tags().get("long_name") or LAYERS["probability"]
 
 
 def _describe(study: Any, name: str) -> str:

@@ -2,7 +2,9 @@
 
 Choices: one attention class whose q, k, v and out are separate Linear layers (LoRA finds them by name); masks enter
 attention as an additive bias over keys, so that absent cells weigh exactly nothing and a row without any valid key
-stays finite; each module that owns bare parameters says itself how they start (`init_weights`).
+stays finite; a layer that starts at another spread says so in `init_std`, and a module that owns bare parameters says
+how they start in `init_weights`. Both are read layer by layer, because transformers passes over a module of custom
+code that has no parameters of its own: a parent cannot start its children.
 """
 
 import math
@@ -52,7 +54,7 @@ class AgriClipPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Start the weights of `module`; called again after loading, for whatever the checkpoint lacks."""
-        std = getattr(self.config, "initializer_range", 0.02)
+        std = getattr(module, "init_std", getattr(self.config, "initializer_range", 0.02))
         if isinstance(module, nn.Linear | nn.Conv2d):
             init.normal_(module.weight, mean=0.0, std=std)
             if module.bias is not None:
@@ -64,8 +66,14 @@ class AgriClipPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        if hasattr(module, "init_weights") and not isinstance(module, PreTrainedModel):
+        elif hasattr(module, "init_weights") and not isinstance(module, PreTrainedModel):
             module.init_weights(std)
+
+
+def with_init_std(layer: nn.Linear | nn.Embedding, std: float) -> Any:
+    """The layer, whose weights will start with a standard deviation of `std`."""
+    layer.init_std = std
+    return layer
 
 
 def eager_attention_forward(

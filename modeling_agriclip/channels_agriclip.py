@@ -8,10 +8,9 @@ channels change nothing but the sum.
 import math
 
 import torch
-import transformers.initialization as init
 from torch import Tensor, nn
 
-from .base_agriclip import fourier_features, log_spaced
+from .base_agriclip import fourier_features, log_spaced, with_init_std
 from .configuration_agriclip import AgriClipVisionConfig
 
 _WAVELENGTH_PERIODS = 10
@@ -26,18 +25,14 @@ class AgriClipChannelDescriber(nn.Module):
         super().__init__()
         size = config.channel_hidden_size
         self.num_kinds, self.num_variables = config.num_channel_kinds, config.num_channel_variables
-        self.kind_embedding = nn.Embedding(config.num_channel_kinds, size)
-        self.variable_embedding = nn.Embedding(config.num_channel_variables, size)
-        self.features = nn.Linear(_WAVELENGTH_FEATURES + _MONTH_FEATURES, size)
-        self.hidden = nn.Linear(size, size)
+        # Near unit scale, and most of it in wavelength and month: what two channels of a kind do not share must not
+        # drown in what they do.
+        num_features = _WAVELENGTH_FEATURES + _MONTH_FEATURES
+        self.kind_embedding = with_init_std(nn.Embedding(config.num_channel_kinds, size), 0.5)
+        self.variable_embedding = with_init_std(nn.Embedding(config.num_channel_variables, size), 0.7)
+        self.features = with_init_std(nn.Linear(num_features, size), 2.5 * num_features**-0.5)
+        self.hidden = with_init_std(nn.Linear(size, size), 1.4 * size**-0.5)
         self.activation = nn.GELU()
-
-    def init_weights(self, std: float) -> None:
-        """Start at unit scale: the generated patch weights take their spread from here."""
-        init.normal_(self.kind_embedding.weight, std=1.0)
-        init.normal_(self.variable_embedding.weight, std=1.0)
-        init.normal_(self.features.weight, std=self.features.in_features**-0.5)
-        init.normal_(self.hidden.weight, std=self.hidden.in_features**-0.5)
 
     def forward(self, channels: Tensor) -> Tensor:
         """Kind id, wavelength in nm (0 = none), month (0 = none) and variable id to (B, C, hidden)."""
@@ -67,14 +62,12 @@ class AgriClipChannelEmbedding(nn.Module):
         super().__init__()
         self.size, self.patch_size = size, patch_size
         self.describer = AgriClipChannelDescriber(config)
-        self.to_weights = nn.Linear(config.channel_hidden_size, patch_size**2 * size)
-        self.to_token = nn.Linear(config.channel_hidden_size, size)
-
-    def init_weights(self, std: float) -> None:
-        """Start so that a patch of standardised pixels gives cells of about unit variance."""
-        # Two GELU layers leave a mean square of about 0.3 a feature.
-        init.normal_(self.to_weights.weight, std=(0.3 * self.to_weights.in_features * self.patch_size**2) ** -0.5)
-        init.normal_(self.to_token.weight, std=0.5 * self.to_token.in_features**-0.5)
+        hidden = config.channel_hidden_size
+        # The describer leaves a mean square of about 4 a feature: patches of standardised pixels then give cells of
+        # about unit variance.
+        std = (4.0 * hidden * patch_size**2) ** -0.5
+        self.to_weights = with_init_std(nn.Linear(hidden, patch_size**2 * size), std)
+        self.to_token = with_init_std(nn.Linear(hidden, size), 0.25 * hidden**-0.5)
 
     def generate(self, channels: Tensor) -> tuple[Tensor, Tensor]:
         """Patch weights (B, C, p*p, D) and channel tokens (B, C, D) for the descriptions (B, C, 4)."""

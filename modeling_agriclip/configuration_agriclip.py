@@ -331,6 +331,10 @@ class AgriClipConfig(PreTrainedConfig):
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"`mask_ratio` ({self.mask_ratio}) must lie between 0 and 1.")
 
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """The wrapped text encoder's own configuration, where vocabulary and width are kept."""
+        return self.text_config.encoder_config
+
     @classmethod
     def from_size(cls, size: str = "small", vocab_size: int | None = None, **overrides: Any) -> "AgriClipConfig":
         """Configuration of a named size.

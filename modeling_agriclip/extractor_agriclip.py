@@ -178,9 +178,7 @@ class AgriClipFeatureExtractor(nn.Module):
         self.position = AgriClipMetricPosition(config, sizes[0])
         self.stages = nn.ModuleList(
             nn.ModuleList(AgriClipVisionLayer(config, size, heads, windowed=i < last) for _ in range(depth))
-            for i, (size, depth, heads) in enumerate(
-                zip(sizes, config.stage_depths, config.stage_heads, strict=True)
-            )
+            for i, (size, depth, heads) in enumerate(zip(sizes, config.stage_depths, config.stage_heads, strict=True))
         )
         self.merges = nn.ModuleList(AgriClipPatchMerging(config, a, b) for a, b in zip(sizes, sizes[1:], strict=False))
         self.norms = nn.ModuleList(nn.LayerNorm(size, eps=config.layer_norm_eps) for size in sizes)

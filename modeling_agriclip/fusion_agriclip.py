@@ -12,7 +12,7 @@ import transformers.initialization as init
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .base_agriclip import AgriClipAttention, AgriClipPreTrainedModel, key_bias
+from .base_agriclip import AgriClipAttention, AgriClipPreTrainedModel, key_bias, with_init_std
 from .configuration_agriclip import AgriClipFuserConfig
 
 
@@ -27,13 +27,12 @@ class AgriClipFusionLayer(GradientCheckpointingLayer):
         self.attention = AgriClipAttention(config, size, config.num_attention_heads, config.report_size)
         self.gate = nn.Parameter(torch.zeros(size))
         self.norm2 = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.film = nn.Linear(config.report_size, 2 * size)
+        # FiLM starts as the identity.
+        self.film = with_init_std(nn.Linear(config.report_size, 2 * size), 0.0)
 
     def init_weights(self, std: float) -> None:
-        """Start with a small gate and with FiLM as the identity."""
+        """Start with a small gate."""
         init.constant_(self.gate, self.gate_init_value)
-        init.zeros_(self.film.weight)
-        init.zeros_(self.film.bias)
 
     def forward(self, hidden_states: Tensor, report: Tensor, bias: Tensor, summary: Tensor, **kwargs: Any) -> Tensor:
         """Cells (B, M, D) ask tokens (B, L + 1, E) under a bias (B, 1, 1, L + 1); `summary` is (B, E)."""

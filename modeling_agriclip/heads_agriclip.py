@@ -159,7 +159,13 @@ class AgriClipPatchDecoder(nn.Module):
         init.normal_(self.mask_token, std=std)
 
     def forward(
-        self, cells: Tensor, hidden: Tensor, present: Tensor, cell_metres: Tensor, dates: Tensor, channels: Tensor,
+        self,
+        cells: Tensor,
+        hidden: Tensor,
+        present: Tensor,
+        cell_metres: Tensor,
+        dates: Tensor,
+        channels: Tensor,
         grid: tuple[int, int],
     ) -> Tensor:
         """Predict pixels.

@@ -30,9 +30,7 @@ class AgriClipNumberEmbedding(nn.Module):
         self.missing = nn.Parameter(torch.zeros(config.hidden_size))
 
     def init_weights(self, std: float) -> None:
-        """Start at the spread of word embeddings, so that a number weighs as much as a word."""
-        init.normal_(self.projection.weight, std=std)
-        init.zeros_(self.projection.bias)
+        """Start the missing number like a word."""
         init.normal_(self.missing, std=std)
 
     def forward(self, values: Tensor) -> Tensor:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import transformers.initialization as init
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
-from .base_agriclip import AgriClipPooling, AgriClipPreTrainedModel
+from .base_agriclip import AgriClipPooling, AgriClipPreTrainedModel, with_init_std
 from .channels_agriclip import AgriClipChannelEmbedding
 from .configuration_agriclip import AgriClipVisionConfig
 from .extractor_agriclip import AgriClipFeatureExtractor, AgriClipTemporalEncoder, upsample_cells
@@ -51,11 +50,8 @@ class AgriClipAdaptiveConsistency(nn.Module):
         super().__init__()
         # Narrow on purpose: the whole module must not cost what a second scale costs.
         self.hidden = nn.Linear(config.hidden_size, 16)
-        self.score = nn.Linear(16, 1, bias=False)
-
-    def init_weights(self, std: float) -> None:
-        """Start with equal weights for all scales."""
-        init.zeros_(self.score.weight)
+        # All scales weigh the same at the start.
+        self.score = with_init_std(nn.Linear(16, 1, bias=False), 0.0)
 
     def forward(self, features: list[Tensor], masks: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Fuse scales (B, h_s, w_s, D), finest first, with masks (B, h_s, w_s).

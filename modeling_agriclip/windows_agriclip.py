@@ -8,10 +8,9 @@ it equals plain window attention exactly, because the sampling positions are who
 from typing import Any
 
 import torch
-import transformers.initialization as init
 from torch import Tensor, nn
 
-from .base_agriclip import AgriClipAttention, key_bias
+from .base_agriclip import AgriClipAttention, key_bias, with_init_std
 from .configuration_agriclip import AgriClipVisionConfig
 
 
@@ -24,13 +23,8 @@ class AgriClipWindowAttention(AgriClipAttention):
         self.varied = config.varied_size_windows
         if self.varied:
             self.window_activation = nn.LeakyReLU()
-            self.window_head = nn.Linear(size, 4 * num_heads)
-
-    def init_weights(self, std: float) -> None:
-        """Start as plain window attention: no change of size, no offset."""
-        if self.varied:
-            init.zeros_(self.window_head.weight)
-            init.zeros_(self.window_head.bias)
+            # No change of size and no offset at the start: plain windows.
+            self.window_head = with_init_std(nn.Linear(size, 4 * num_heads), 0.0)
 
     def forward(self, hidden_states: Tensor, valid: Tensor, **kwargs: Any) -> Tensor:  # type: ignore[override]
         """Cells (B, h, w, D) and their mask (B, h, w) to cells (B, h, w, D)."""

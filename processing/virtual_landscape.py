@@ -65,8 +65,8 @@ LAND = (
 SENTENCES = (
     "Heat: annual mean temperature {annual_temperature}; warmest quarter {warmest_quarter}; mean daily minimum of the "
     "coldest month {coldest_minimum}.",
-    "Season: wheat is harvested on day {wheat_harvest} of the year; after it {season_days} and {heat_left} remain before "
-    "the first killing freeze.",
+    "Season: wheat is harvested on day {wheat_harvest} of the year; after it {season_days} and {heat_left} remain "
+    "before the first killing freeze.",
     "Water: annual precipitation {annual_rain}; from June to September {summer_rain}.",
     "Land: soil holds {soil_water} of available water; soil pH {soil_ph}; elevation {elevation}; slope {slope}.",
 )

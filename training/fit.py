@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import math
 import os
 import shutil
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
+from transformers.utils import logging as transformers_logging
 
 from modeling_agriclip import AgriClipConfig, AgriClipForSuitability
 from processing.errors import AgriClipError
@@ -30,9 +31,8 @@ from processing.processing_agriclip import AgriClipProcessor
 from processing.study import Study, load_study
 from processing.study_data import LabelTable, StudyData
 from processing.tokenizer import build_tokenizer
+from training.progress import FitProgress
 from training.study_dataset import SiteTensors, SuitabilityDataset, read_sites
-
-logger = logging.getLogger(__name__)
 
 SUMMARY = "training_summary.json"
 MEMBERS = "members"
@@ -68,6 +68,8 @@ def fit_study(
         AgriClipError: The study has no labels to learn from, or the folder holds something other than a model.
     """
     started = time.monotonic()
+    # One bar at a time: saving a few megabytes needs none.
+    transformers_logging.disable_progress_bar()
     study = study if isinstance(study, Study) else load_study(study)
     output = Path(output_dir) / "model"
     _check_output(output)
@@ -77,32 +79,37 @@ def fit_study(
     training = study.training
     seed = training.seed if seed is None else seed
     processor = build_processor()
-    sites = read_sites(data, processor, table.x, table.y)
-    config = build_config(study, processor, size)
-    labels, weights = _targets(study, table)
     folds = data.folds() if study.splits is not None else np.zeros(len(table), dtype=np.int64)
     members = min(training.members, int(folds.max()) + 1)
 
     output.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
-        runs = [("", folds != 0)] if members == 1 else [(f"fold {k + 1}", folds != k) for k in range(members)]
+        task = _FitTask(
+            study=study,
+            sites=read_sites(data, processor, table.x, table.y),
+            config=build_config(study, processor, size),
+            labels=table.share,
+            weights=_label_weights(study, table),
+            epochs=epochs or training.epochs,
+            scratch=scratch,
+            quiet=quiet,
+        )
         held_out = {"probability": np.full(len(table), np.nan), "share": np.full(len(table), np.nan)}
-        arguments = dict(scratch=scratch, epochs=epochs or training.epochs, quiet=quiet)
-        for k, (name, inside) in enumerate(runs):
-            _tell(quiet, f"Fitting {name or 'the model'} on {inside.sum()} sites, {(~inside).sum()} held out")
-            model, trainer = _fit_one(study, sites, config, labels, weights, inside, seed=seed + k, **arguments)
+        everywhere = np.ones(len(table), dtype=bool)
+        # Without a second fold there is nothing to hold out.
+        runs = [folds != k for k in range(members)] if folds.any() else [everywhere]
+        for k, inside in enumerate(runs):
+            name = "Fitting" if inside.all() else f"Fitting without fold {k + 1}"
+            model, trainer = _fit_one(task, name, inside, seed + k)
             outside = np.flatnonzero(~inside)
             if len(outside):
-                predicted = _predict(trainer, sites, labels, weights, outside)
-                for key, values in predicted.items():
+                for key, values in _predict(task, trainer, outside).items():
                     held_out[key][outside] = values
             if members > 1:
                 _save(model, processor, scratch / MEMBERS / f"fold_{k + 1}")
         if members > 1:
-            _tell(quiet, f"Fitting the final model on all {len(table)} sites")
-            inside = np.ones(len(table), dtype=bool)
-            model, _ = _fit_one(study, sites, config, labels, weights, inside, seed=seed + members, **arguments)
+            model, _ = _fit_one(task, "Fitting on all sites", everywhere, seed + members)
         predictions = _write_predictions(scratch / "heldout_predictions.csv", table, folds, held_out)
         scores = _held_out_scores(table, held_out)
         summary = {
@@ -112,7 +119,7 @@ def fit_study(
             "objective": training.objective,
             "sites": len(table),
             "members": members,
-            "epochs": epochs or training.epochs,
+            "epochs": task.epochs,
             "seed": seed,
             "predictors": [variable.name for variable in study.variables],
             "channels": [channel.name for channel in data.channels],
@@ -157,41 +164,47 @@ def build_config(study: Study, processor: AgriClipProcessor, size: str | None = 
     return config
 
 
-def _targets(study: Study, table: LabelTable) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Labels and weights: the counts weigh a binomial likelihood, and every share weighs the same in `share`."""
+def _label_weights(study: Study, table: LabelTable) -> NDArray[np.float64]:
+    """Counts weigh a binomial likelihood; for `share` every site weighs the same, however large."""
     if study.training.objective == "share":
-        return table.share, np.ones(len(table))
-    return table.share, table.weight / table.weight.mean()
+        return np.ones(len(table))
+    return table.weight / table.weight.mean()
+
+
+@dataclass
+class _FitTask:
+    """What all fits of a study share."""
+
+    study: Study
+    sites: SiteTensors
+    config: AgriClipConfig
+    labels: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    epochs: int
+    scratch: Path
+    quiet: bool
+
+    def dataset(self, index: NDArray[np.int64], **options: Any) -> SuitabilityDataset:
+        """The sites `index`."""
+        return SuitabilityDataset(self.sites, self.labels, self.weights, index, **options)
 
 
 def _fit_one(
-    study: Study,
-    sites: SiteTensors,
-    config: AgriClipConfig,
-    labels: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    inside: NDArray[np.bool_],
-    *,
-    seed: int,
-    epochs: int,
-    scratch: Path,
-    quiet: bool,
+    task: _FitTask, name: str, inside: NDArray[np.bool_], seed: int
 ) -> tuple[AgriClipForSuitability, Trainer]:
     """Fit a fresh model to the sites `inside`."""
-    training = study.training
+    training = task.study.training
     set_seed(seed)
-    model = AgriClipForSuitability(config)
-    dataset = SuitabilityDataset(
-        sites, labels, weights, np.flatnonzero(inside), image_dropout=training.image_dropout, augment=True
-    )
-    steps = math.ceil(len(dataset) / training.batch_size) * epochs
+    model = AgriClipForSuitability(task.config)
+    dataset = task.dataset(np.flatnonzero(inside), image_dropout=training.image_dropout, augment=True)
+    steps = math.ceil(len(dataset) / training.batch_size) * task.epochs
     arguments = TrainingArguments(
-        output_dir=str(scratch / "trainer"),
+        output_dir=str(task.scratch / "trainer"),
         per_device_train_batch_size=training.batch_size,
         per_device_eval_batch_size=256,
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
-        num_train_epochs=epochs,
+        num_train_epochs=task.epochs,
         lr_scheduler_type="cosine",
         warmup_steps=max(1, steps // 10),
         max_grad_norm=1.0,
@@ -199,32 +212,29 @@ def _fit_one(
         save_strategy="no",
         logging_steps=max(1, steps // 10),
         report_to=[],
-        disable_tqdm=quiet,
+        disable_tqdm=True,
         remove_unused_columns=False,
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
     )
     trainer = Trainer(model=model, args=arguments, train_dataset=dataset)
+    trainer.remove_callback(PrinterCallback)
+    if not task.quiet:
+        trainer.add_callback(FitProgress(f"{name} ({len(dataset)} of {len(inside)} sites)"))
     result = trainer.train()
     if not math.isfinite(result.training_loss):
         raise AgriClipError(
-            f"The loss became {result.training_loss} while fitting '{study.name}'; lower `training.learning_rate` "
-            f"(now {training.learning_rate:g})."
+            f"The loss became {result.training_loss} while fitting '{task.study.name}'; "
+            f"lower `training.learning_rate` (now {training.learning_rate:g})."
         )
     return model, trainer
 
 
-def _predict(
-    trainer: Trainer,
-    sites: SiteTensors,
-    labels: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    index: NDArray[np.int64],
-) -> dict[str, NDArray[np.float64]]:
+def _predict(task: _FitTask, trainer: Trainer, index: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
     """Probability, and share where the model gives one, at the sites `index`."""
     model, device = trainer.model, trainer.args.device
     model.eval()
-    loader = trainer.get_test_dataloader(SuitabilityDataset(sites, labels, weights, index))
+    loader = trainer.get_test_dataloader(task.dataset(index))
     found: dict[str, list[NDArray[np.float64]]] = {}
     with torch.no_grad():
         for batch in loader:
@@ -281,8 +291,3 @@ def _check_labels(study: Study, table: LabelTable) -> None:
         raise AgriClipError(
             f"All {len(table)} labels of '{study.name}' are {table.share[0]:g}; a fit needs sites of both kinds."
         )
-
-
-def _tell(quiet: bool, message: str) -> None:
-    if not quiet:
-        logger.info(message)

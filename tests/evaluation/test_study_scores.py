@@ -56,6 +56,23 @@ def test_baseline_stands_beside_and_is_sensible(toy, predictions, monkeypatch):
     assert all(0.8 < row["auc"] <= 1 and row["brier"] < 0.15 for row in rows)
 
 
+def test_one_held_out_fold_is_enough(toy, predictions, tmp_path, monkeypatch):
+    """A single model leaves one fold out: the baseline is fitted on the other folds and scored on that one."""
+    from sklearn.ensemble import RandomForestRegressor
+
+    entry = study_scores.run_baselines.__globals__["BASELINES"]["random forest (share)"]
+    monkeypatch.setattr(entry, "regressor", lambda seed: RandomForestRegressor(30, random_state=seed))
+    lines = predictions.read_text().splitlines()
+    one = tmp_path / "one.csv"
+    one.write_text("\n".join([lines[0], *(line for line in lines[1:] if line.split(",")[3] == "2")]) + "\n")
+    rows = study_scores.compare_on_study(toy.study, one)
+    assert len(rows) == 2 and all(0.6 < row["auc"] <= 1 for row in rows)
+    shifted = tmp_path / "shifted.csv"
+    shifted.write_text(one.read_text().replace(",2,", ",1,"))
+    with pytest.raises(AgriClipError, match="folds"):
+        study_scores.compare_on_study(toy.study, shifted)
+
+
 def test_feature_table_of_predictors(toy):
     data = StudyData(toy.study)
     labels = data.labels()

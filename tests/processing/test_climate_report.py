@@ -137,3 +137,19 @@ def test_ten_thousand_cells_are_tokenised_once() -> None:
     assert not rest.any()
     with pytest.raises(AgriClipError, match="3 numbers"):
         tokens.numeric_values(np.zeros((2, 5)))
+
+
+def test_the_template_and_the_processor_agree() -> None:
+    pytest.importorskip("torch")
+    from processing.image_processing_agriclip import AgriClipImageProcessor
+    from processing.processing_agriclip import AgriClipProcessor
+    from processing.tokenizer import build_tokenizer
+
+    processor = AgriClipProcessor(AgriClipImageProcessor(), build_tokenizer(2048))
+    rows = [Variable(name=n, title=t, unit=u, decimals=d) for n, t, u, d in VARIABLES + LAND]
+    template = ReportTemplate(SENTENCES, rows)
+    table = np.abs(np.random.default_rng(0).normal(size=(3, len(rows)))) * 100
+    tokens = template.tokenise(processor)
+    read = processor(text=[template.render(row) for row in table])
+    assert np.array_equal(read["input_ids"].numpy(), np.tile(tokens.input_ids, (3, 1)))
+    assert np.array_equal(read["numeric_values"].numpy(), tokens.numeric_values(template.values(table)))

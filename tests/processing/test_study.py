@@ -127,8 +127,8 @@ def test_expanding_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (lambda c: c.update(predictor=[]), "predictor", "unknown key 'predictor'", "predictors"),
         (lambda c: c["chip"].update(sise=3), "chip.sise", "unknown key", "size"),
-        (lambda c: c["predictors"][0]["variables"][0].update(units="mm"), "predictors[0].variables[0].units", "unknown",
-         "unit"),
+        (lambda c: c["predictors"][0]["variables"][0].update(units="mm"), "predictors[0].variables[0].units",
+         "unknown key 'units'", "unit"),
         (lambda c: c["imagery"][0].update(reduce={"percentile": [5]}), "imagery[0].reduce.percentile", "unknown key",
          "percentiles"),
         (lambda c: c["predictors"][0]["variables"][0].update(unit="degc"), None, None, None),

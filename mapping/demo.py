@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ __all__ = ["check_file", "compare_with_truth", "demo_summary", "run_demo"]
 
 _TRUTH_NOTE = (
     "The landscape is invented, so the true probability of every cell is known. It was never shown to the model: the "
-    "labels are random draws from it at a few hundred places."
+    "labels are random draws from it at scattered places."
 )
 _WARNINGS = (
     "This landscape is invented. Its places, climate and crop exist nowhere; the page shows what a real study looks "
@@ -222,11 +223,12 @@ def demo_summary(result: Mapping[str, Any], console: Console) -> None:
     )
     for name, sentence in result["sentences"].items():
         console.print(f"{name}: {sentence}")
-    files = Table(title="Made (each was opened again)", title_justify="left")
+    folder = Path(result["report"]).parent
+    files = Table(title=f"Made in {folder} (each file was opened again)", title_justify="left", show_header=False)
     files.add_column("file", overflow="fold")
     files.add_column("what it is")
     for path, what in result["files"].items():
-        files.add_row(path, what)
+        files.add_row(os.path.relpath(path, folder), what)
     console.print(files)
     total = sum(result["seconds"].values())
     steps = ", ".join(f"{name} {spent:.0f} s" for name, spent in result["seconds"].items())

@@ -32,11 +32,11 @@ __all__ = ["Products", "input_files", "layer_title", "make_products", "novel_per
 LAYERS: dict[str, str] = {
     "probability": "probability of suitability",
     "probability_without_image": "probability of suitability without the image",
-    "image_effect": "what the image changes: probability with it minus probability without",
-    "std": "standard deviation across the members of the ensemble",
+    "image_effect": "probability with the image minus without it",
+    "std": "standard deviation across the ensemble",
     "share": "expected share of the crop",
-    "mess": "novelty (MESS, %): below 0 the model extrapolates",
-    "mess_variable": "number of the variable that is most unlike the training places",
+    "mess": "novelty (MESS, %)",
+    "mess_variable": "number of the most unusual variable",
 }
 
 #: Colours of probability maps in QGIS: cividis at five stops.

@@ -217,6 +217,8 @@ def change_sentence(summary: ChangeSummary, title: str) -> str:
     """
     if summary.present_ha == 0 and summary.future_ha == 0:
         return f"No land is suitable, neither now nor under {title}."
+    if summary.areas_ha["gain"] == 0 and summary.areas_ha["loss"] == 0:
+        return f"Suitable land stays the same: {_people(summary.present_ha, 'ha')}."
     grows = "grows" if summary.net_ha >= 0 else "shrinks"
     share = f" ({100 * summary.net_ha / summary.present_ha:+.0f} %)" if summary.present_ha else ""
     text = (

@@ -47,8 +47,8 @@ def run_demo(
     *,
     size: str | None = None,
     epochs: int | None = None,
-    height: int = 96,
-    width: int = 144,
+    height: int = 64,
+    width: int = 96,
     baselines: bool = True,
     quiet: bool = False,
 ) -> dict[str, Any]:

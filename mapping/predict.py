@@ -2,7 +2,8 @@
 
 Memory is set by the band and not by the grid. The report is tokenised once; in a band each distinct report is encoded
 once, however many cells tell it and whether or not the image is shown beside it. Every probability comes with its
-answer without the image, its spread over the ensemble's members, and the novelty of its climate. A cell is nodata in
+answer without the image, its spread over the ensemble's members, and the novelty of its climate. A band's imagery is
+encoded once for all scenarios. A cell is nodata in
 every layer when any predictor is missing there, or the imagery is nodata throughout its chip.
 """
 
@@ -24,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 from mapping.novelty import MessReference
 from mapping.outputs import RowBandWriter, file_sha256, iterate_rows
 from modeling_agriclip import AgriClipForSuitability
+from modeling_agriclip.vision_agriclip import AgriClipVisionOutput
 from processing.climate_report import ReportTokens
 from processing.errors import AgriClipError
 from processing.study import Study, load_study
@@ -87,20 +89,36 @@ class SuitabilityPredictor:
         self.hash = file_sha256(folder / "model.safetensors")
 
     @torch.inference_mode()
+    def look(self, images: dict[str, Tensor]) -> list[AgriClipVisionOutput]:
+        """What each member sees in N images; the images of a place are the same in every scenario.
+
+        Args:
+            images: `pixel_values` (N, C, s, s), `pixel_mask`, `channels` (C, 4) and `gsd` (1,).
+        """
+        seen = []
+        for member in self.members:
+            parts = []
+            for start in range(0, len(images["pixel_values"]), _BATCH):
+                cut = {k: v[start : start + _BATCH] if k.startswith("pixel") else v for k, v in images.items()}
+                parts.append(member.model.vision_model(**cut))
+            # The place as a whole is asked, not the cells of its chip.
+            joined = {key: torch.cat([part[key] for part in parts]) for key in ("pooler_output", "image_valid")}
+            nothing = joined["pooler_output"][:, None][:, :0]
+            seen.append(AgriClipVisionOutput(last_hidden_state=nothing, cell_mask=nothing[..., 0].long(), **joined))
+        return seen
+
+    @torch.inference_mode()
     def predict(
-        self, tokens: ReportTokens, values: NDArray[np.float32], images: dict[str, Tensor] | None = None
+        self, tokens: ReportTokens, values: NDArray[np.float32], seen: list[AgriClipVisionOutput] | None = None
     ) -> Answer:
         """Ask all members about N cells.
 
         Args:
             tokens: The tokenised report.
             values: (N, n_slots) numbers of each cell's report.
-            images: `pixel_values` (N, C, s, s), `pixel_mask`, `channels` (C, 4) and `gsd` (1,); None for no image.
+            seen: What [`look`] returned for the N cells; None for no image.
         """
-        parts = [
-            self._batch(tokens, values[start : start + _BATCH], _slice(images, start, start + _BATCH))
-            for start in range(0, len(values), _BATCH)
-        ]
+        parts = [self._batch(tokens, values, seen, start) for start in range(0, len(values), _BATCH)]
         joined = {key: torch.cat([part[key] for part in parts], dim=1).float().cpu().numpy() for key in parts[0]}
         probability = joined["with"]
         return Answer(
@@ -111,27 +129,32 @@ class SuitabilityPredictor:
         )
 
     def _batch(
-        self, tokens: ReportTokens, values: NDArray[np.float32], images: dict[str, Tensor] | None
+        self,
+        tokens: ReportTokens,
+        values: NDArray[np.float32],
+        seen: list[AgriClipVisionOutput] | None,
+        start: int,
     ) -> dict[str, Tensor]:
-        """Answers of every member to a batch, each (K, B)."""
-        distinct, cell = np.unique(values, axis=0, return_inverse=True)
+        """Answers of every member to the cells from `start` on, each (K, B)."""
+        distinct, cell = np.unique(values[start : start + _BATCH], axis=0, return_inverse=True)
         numbers = torch.from_numpy(tokens.numeric_values(distinct)).to(self.device)
         ids = torch.from_numpy(tokens.input_ids).to(self.device).expand(len(distinct), -1)
-        mask = torch.from_numpy(tokens.attention_mask).to(self.device).expand(len(distinct), -1)
+        mask = torch.from_numpy(tokens.attention_mask).to(self.device)
         place = torch.from_numpy(cell.reshape(-1)).to(self.device)
         answers: dict[str, list[Tensor]] = {"with": [], "without": []}
-        for member in self.members:
-            text = member.model.text_model(ids, mask, numbers)
+        for number, member in enumerate(self.members):
+            text = member.model.text_model(ids, mask.expand(len(distinct), -1), numbers)
             # Encoded once a distinct report, then handed to each cell that tells it.
             text.last_hidden_state, text.pooler_output = text.last_hidden_state[place], text.pooler_output[place]
-            alone = member.model(attention_mask=mask[place], text_model_output=text)
-            full = alone
-            if images is not None:
-                full = member.model(attention_mask=mask[place], text_model_output=text, **images)
-            answers["with"].append(full.probabilities)
-            answers["without"].append(alone.probabilities)
-            if full.share is not None:
-                answers.setdefault("share", []).append(full.share)
+            asked = {"attention_mask": mask.expand(len(place), -1), "text_model_output": text}
+            if seen is not None:
+                cut = {key: value[start : start + _BATCH] for key, value in seen[number].items()}
+                asked["vision_model_output"] = AgriClipVisionOutput(**cut)
+            answer = member.model(**asked)
+            answers["with"].append(answer.probabilities)
+            answers["without"].append(answer.report_probabilities)
+            if answer.share is not None:
+                answers.setdefault("share", []).append(answer.share)
         return {key: torch.stack(parts) for key, parts in answers.items()}
 
 
@@ -171,37 +194,88 @@ def map_study(
     rows_per_band = study.map.block_rows or max(1, 2048 // data.grid.width)
     bands = list(iterate_rows(data.grid.height, rows_per_band))
     folder = Path(output_dir) / "maps"
-    result: dict[str, dict[str, str]] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=quiet) as progress:
+    with ExitStack() as stack, Progress(*columns, disable=quiet) as progress:
         task = progress.add_task("Mapping", total=len(bands) * (1 + len(chosen)))
-        for scenario in [None, *chosen]:
-            name = PRESENT if scenario is None else scenario.name
-            progress.update(task, description=f"Mapping {name}")
-            tags = _tags(study, scenario, predictor)
-            with ExitStack() as stack:
-                writers = {
-                    layer: stack.enter_context(
-                        RowBandWriter(
-                            folder / f"{name}_{layer}.tif",
-                            data.grid,
-                            dtype="int16" if layer == "mess_variable" else "float32",
-                            nodata=-1 if layer == "mess_variable" else None,
-                            band_names=[layer],
-                            units=[unit],
-                            tags={**tags, "long_name": long_name, "units": unit, **extra},
-                            overview_resampling="nearest" if layer == "mess_variable" else None,
-                        )
-                    )
-                    for layer, (long_name, unit, extra) in _layers(study, data, shared).items()
-                }
-                for rows in bands:
-                    for layer, values in _map_band(data, predictor, tokens, reference, rows, scenario).items():
-                        if layer in writers:
-                            writers[layer].write(rows.start, values)
-                    progress.advance(task)
-            result[name] = {layer: str(writer.path) for layer, writer in writers.items()}
-    return result
+        writers = {
+            scenario: _open_writers(stack, folder, study, data, scenario, predictor, shared)
+            for scenario in [None, *(scenario.name for scenario in chosen)]
+        }
+        for rows in bands:
+            seen = _see_band(data, predictor, rows)
+            for scenario, layers in writers.items():
+                for layer, values in _map_band(data, predictor, tokens, reference, rows, scenario, seen).items():
+                    if layer in layers:
+                        layers[layer].write(rows.start, values)
+                progress.advance(task)
+    return {
+        PRESENT if scenario is None else scenario: {layer: str(writer.path) for layer, writer in layers.items()}
+        for scenario, layers in writers.items()
+    }
+
+
+def _open_writers(
+    stack: ExitStack,
+    folder: Path,
+    study: Study,
+    data: StudyData,
+    scenario: str | None,
+    predictor: SuitabilityPredictor,
+    shared: bool,
+) -> dict[str, RowBandWriter]:
+    """One writer a layer of a scenario; what they have begun disappears if the block ends in an error."""
+    tags = _tags(study, scenario, predictor)
+    writers = {}
+    for layer, (long_name, unit, extra) in _layers(study, data, shared).items():
+        classes = layer == "mess_variable"
+        writers[layer] = stack.enter_context(
+            RowBandWriter(
+                folder / f"{scenario or PRESENT}_{layer}.tif",
+                data.grid,
+                dtype="int16" if classes else "float32",
+                nodata=-1 if classes else None,
+                band_names=[layer],
+                units=[unit],
+                tags={**tags, "long_name": long_name, "units": unit, **extra},
+                overview_resampling="nearest" if classes else None,
+            )
+        )
+    return writers
+
+
+@dataclass
+class SeenBand:
+    """Imagery of a band of rows, encoded.
+
+    Attributes:
+        cells: Places, in the flattened band, of the cells with a valid pixel in their chip.
+        outputs: What each member sees there; None without imagery.
+    """
+
+    cells: NDArray[np.int64]
+    outputs: list[AgriClipVisionOutput] | None
+
+
+def _see_band(data: StudyData, predictor: SuitabilityPredictor, rows: slice) -> SeenBand:
+    """Encode the chips around the cells of a band, once for all scenarios; only where the present has predictors."""
+    x, y = (axis.reshape(-1) for axis in data.grid.cell_centres(rows))
+    known = np.isfinite(data.predictor_grid(rows)).all(axis=0).reshape(-1)
+    cells = np.flatnonzero(known)
+    if not data.channels or not len(cells):
+        return SeenBand(cells, None)
+    chips, valid = data.chips(x[cells], y[cells])
+    seen = valid.any(axis=(1, 2, 3))
+    cells = cells[seen]
+    if not len(cells):
+        return SeenBand(cells, None)
+    pixels, mask = predictor.processor.image_processor.normalize_values(chips[seen], data.channels, valid[seen])
+    images = {
+        "pixel_values": torch.as_tensor(pixels, dtype=torch.float32).to(predictor.device),
+        "pixel_mask": torch.as_tensor(mask).bool().to(predictor.device),
+        "channels": torch.tensor([channel.code() for channel in data.channels], device=predictor.device),
+        "gsd": torch.tensor([data.gsd], device=predictor.device),
+    }
+    return SeenBand(cells, predictor.look(images))
 
 
 def _map_band(
@@ -210,18 +284,15 @@ def _map_band(
     tokens: ReportTokens,
     reference: MessReference,
     rows: slice,
-    scenario: Any,
+    scenario: str | None,
+    seen: SeenBand,
 ) -> dict[str, NDArray[Any]]:
-    """All layers of a band of rows, each (h, w)."""
+    """All layers of a band of rows under a scenario, each (h, w)."""
     predictors = data.predictor_grid(rows, scenario)  # (M, h, w)
     shape = predictors.shape[1:]
     table = predictors.reshape(len(predictors), -1).T
-    x, y = (axis.reshape(-1) for axis in data.grid.cell_centres(rows))
-    cells = np.flatnonzero(np.isfinite(table).all(axis=1))
-    images = None
-    if data.channels and len(cells):
-        images, seen = _chips(data, predictor, x[cells], y[cells])
-        cells, images = cells[seen], {key: _keep(key, value, seen) for key, value in images.items()}
+    known = np.isfinite(table[seen.cells]).all(axis=1)
+    cells = seen.cells[known]
 
     def layer(values: Any, fill: float = np.nan, dtype: str = "float32") -> NDArray[Any]:
         full = np.full(len(table), fill, dtype=dtype)
@@ -229,10 +300,13 @@ def _map_band(
         return full.reshape(shape)
 
     if not len(cells):
-        empty = layer([])
         names = ("probability", "probability_without_image", "image_effect", "std", "share", "mess")
-        return {**dict.fromkeys(names, empty), "mess_variable": layer([], -1, "int16")}
-    answer = predictor.predict(tokens, data.template.values(table[cells]), images)
+        return {**{name: layer([]) for name in names}, "mess_variable": layer([], -1, "int16")}
+    outputs = seen.outputs
+    if outputs is not None and not known.all():
+        keep = torch.from_numpy(known).to(predictor.device)
+        outputs = [AgriClipVisionOutput(**{key: value[keep] for key, value in out.items()}) for out in outputs]
+    answer = predictor.predict(tokens, data.template.values(table[cells]), outputs)
     novelty = reference.score(table[cells])
     layers = {
         "probability": layer(answer.probability),
@@ -245,33 +319,6 @@ def _map_band(
     if answer.share is not None:
         layers["share"] = layer(answer.share)
     return layers
-
-
-def _chips(
-    data: StudyData, predictor: SuitabilityPredictor, x: NDArray[np.float64], y: NDArray[np.float64]
-) -> tuple[dict[str, Tensor], NDArray[np.bool_]]:
-    """Imagery around cells as model inputs, and which cells have a valid pixel."""
-    chips, valid = data.chips(x, y)
-    pixels, mask = predictor.processor.image_processor.normalize_values(chips, data.channels, valid)
-    mask = torch.as_tensor(mask).bool()
-    images = {
-        "pixel_values": torch.as_tensor(pixels, dtype=torch.float32).to(predictor.device),
-        "pixel_mask": mask.to(predictor.device),
-        "channels": torch.tensor([channel.code() for channel in data.channels], device=predictor.device),
-        "gsd": torch.tensor([data.gsd], device=predictor.device),
-    }
-    return images, mask.flatten(1).any(dim=1).numpy()
-
-
-def _keep(key: str, value: Tensor, seen: NDArray[np.bool_]) -> Tensor:
-    """The chips of the cells `seen`; what is shared by all cells as it is."""
-    return value[torch.from_numpy(seen).to(value.device)] if key.startswith("pixel") else value
-
-
-def _slice(images: dict[str, Tensor] | None, start: int, stop: int) -> dict[str, Tensor] | None:
-    if images is None:
-        return None
-    return {key: value[start:stop] if key.startswith("pixel") else value for key, value in images.items()}
 
 
 def _layers(study: Study, data: StudyData, shared: bool) -> dict[str, tuple[str, str, dict[str, Any]]]:
@@ -296,8 +343,9 @@ def _layers(study: Study, data: StudyData, shared: bool) -> dict[str, tuple[str,
     return layers
 
 
-def _tags(study: Study, scenario: Any, predictor: SuitabilityPredictor) -> dict[str, Any]:
+def _tags(study: Study, name: str | None, predictor: SuitabilityPredictor) -> dict[str, Any]:
     """What every map says of itself."""
+    scenario = None if name is None else study.scenario(name)
     tags = {
         "study": study.name,
         "study_fingerprint": study.fingerprint(),

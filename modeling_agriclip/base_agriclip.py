@@ -42,7 +42,7 @@ class AgriClipPreTrainedModel(PreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [
         r"^(vision_model|text_model|fuser)\.",
         r"^(visual_projection|text_projection|logit_scale)",
-        r"^(suitability_head|detection_head|classifier|segmentation_head|decoder|language_head)\.",
+        r"^(suitability_head|image_effect_head|detection_head|classifier|segmentation_head|decoder|language_head)\.",
     ]
 
     def save_pretrained(self, save_directory: str | PathLike[str], *args: Any, **kwargs: Any) -> None:

@@ -91,6 +91,8 @@ class AgriClipTextConfig(PreTrainedConfig):
         number_token_id: Id of the `[NUM]` token, at which a value is embedded.
         number_periods: Shortest and longest period of the sine and cosine features of a value.
         num_number_periods: How many periods, spaced evenly in the logarithm.
+        embedding_init_std: Spread at which words, positions and numbers start, for an encoder that is trained from
+            nothing on little data; the encoder's own if None.
     """
 
     model_type = "agriclip_text_model"
@@ -114,6 +116,7 @@ class AgriClipTextConfig(PreTrainedConfig):
     number_token_id: int = 5
     number_periods: list[int | float] | tuple[int | float, ...] = (0.1, 1e5)
     num_number_periods: int = 13
+    embedding_init_std: int | float | None = None
     initializer_range: float = 0.02
 
     # The sizes live in the encoder's own configuration; here they are only passed through.
@@ -195,11 +198,17 @@ SIZES: dict[str, dict[str, Any]] = {
             "stage_sizes": (48, 96),
             "stage_depths": (1, 2),
             "stage_heads": (3, 6),
+            "window_size": 4,
             "channel_hidden_size": 48,
             "pixel_size": 16,
+            # 0.02 suits a width of 768; a narrow network that starts there hardly hears its own input.
+            "initializer_range": 0.06,
         },
         "text_config": {
+            "initializer_range": 0.06,
+            "embedding_init_std": 1.0,
             "encoder_config": {
+                "initializer_range": 0.06,
                 "model_type": "bert",
                 "vocab_size": 8192,
                 "hidden_size": 128,
@@ -209,10 +218,16 @@ SIZES: dict[str, dict[str, Any]] = {
                 "max_position_embeddings": 512,
                 "hidden_dropout_prob": 0.0,
                 "attention_probs_dropout_prob": 0.0,
-            }
+            },
         },
-        "fuser_config": {"num_hidden_layers": 1, "num_attention_heads": 4},
+        "fuser_config": {
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+            "gate_init_value": 1.0,
+            "initializer_range": 0.06,
+        },
         "projection_dim": 96,
+        "initializer_range": 0.06,
     },
     "small": {},
     "base": {
@@ -263,6 +278,8 @@ class AgriClipConfig(PreTrainedConfig):
         alignment_weight: Weight of the image-text contrast.
         consistency_weight: Weight of scale consistency (F7).
         diversity_weight: Weight of inter-scale diversity (F10).
+        report_only_weight: Weight of the prediction made from the report alone, beside the one with the image.
+        image_effect_weight: Weight of the squared image effect, so that the image adds only what it is worth.
         detection_weight: Weight of the detection loss.
         masked_language_weight: Weight of masked language modelling.
     """
@@ -304,6 +321,8 @@ class AgriClipConfig(PreTrainedConfig):
     alignment_weight: int | float = 0.1
     consistency_weight: int | float = 0.1
     diversity_weight: int | float = 0.01
+    report_only_weight: int | float = 1.0
+    image_effect_weight: int | float = 0.1
     detection_weight: int | float = 0.5
     masked_language_weight: int | float = 0.0
     initializer_range: float = 0.02

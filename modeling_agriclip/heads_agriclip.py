@@ -11,7 +11,7 @@ import torch
 import transformers.initialization as init
 from torch import Tensor, nn
 
-from .base_agriclip import AgriClipAttention, AgriClipMLP, key_bias
+from .base_agriclip import AgriClipAttention, AgriClipMLP, key_bias, with_init_std
 from .channels_agriclip import AgriClipChannelDescriber, AgriClipChannelEmbedding
 from .configuration_agriclip import AgriClipConfig
 from .extractor_agriclip import DATE_FEATURES, AgriClipMetricPosition, date_features
@@ -35,9 +35,12 @@ class AgriClipLogitScale(nn.Module):
 
 
 class AgriClipSuitabilityHead(nn.Module):
-    """Fused state to the parameters of the likelihood: a logit or a value; or mean and log sd of a log share."""
+    """Fused state to the parameters of the likelihood: a logit or a value; or mean and log sd of a log share.
 
-    def __init__(self, config: AgriClipConfig) -> None:
+    With `additive` it is the image's part, which starts at nothing and is added to what the report alone says.
+    """
+
+    def __init__(self, config: AgriClipConfig, additive: bool = False) -> None:
         super().__init__()
         size = config.vision_config.hidden_size
         self.likelihood = config.suitability_likelihood
@@ -46,6 +49,8 @@ class AgriClipSuitabilityHead(nn.Module):
         self.dense = nn.Linear(size, size)
         self.activation = nn.GELU()
         self.out_proj = nn.Linear(size, 2 if self.likelihood == "share" else 1)
+        if additive:
+            with_init_std(self.out_proj, 0.0)
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., D) to (..., 1 or 2)."""

@@ -101,6 +101,7 @@ class AgriClipSuitabilityOutput(ModelOutput):
         loss_dict: Each raw term by name.
         logits: Score of suitability (B,).
         probabilities: Probability that the place is suitable (B,); the predicted value for `regression`.
+        report_probabilities: The same from the report alone (B,); equal to `probabilities` without an image.
         share: Predicted (median) share of land (B,), for `share`.
         cell_logits: The same a cell (B, N); absent without an image.
         cell_probabilities: (B, N).
@@ -114,6 +115,7 @@ class AgriClipSuitabilityOutput(ModelOutput):
     loss_dict: dict[str, Tensor] | None = None
     logits: Tensor | None = None
     probabilities: Tensor | None = None
+    report_probabilities: Tensor | None = None
     share: Tensor | None = None
     cell_logits: Tensor | None = None
     cell_probabilities: Tensor | None = None
@@ -376,13 +378,18 @@ def _normalise_patches(patches: Tensor, valid: Tensor) -> Tensor:
 
 
 class AgriClipForSuitability(_AgriClipTwoTowers):
-    """Probability that a place, and each of its cells, is suitable; from report, imagery, or either alone."""
+    """Probability that a place, and each of its cells, is suitable; from report, imagery, or either alone.
+
+    The image's effect is a term added to the score that the report alone gives, and small unless the labels ask for
+    more. So another climate always moves the answer: an image that gives today's answer away cannot silence it.
+    """
 
     def __init__(self, config: AgriClipConfig) -> None:
         super().__init__(config)
         self._build_towers(config)
         self.fuser = AgriClipFuser._from_config(config.fuser_config)
         self.suitability_head = AgriClipSuitabilityHead(config)
+        self.image_effect_head = AgriClipSuitabilityHead(config, additive=True)
         if config.use_detection_head:
             self.detection_head = nn.Linear(config.vision_config.hidden_size, 1)
         self.post_init()
@@ -403,6 +410,7 @@ class AgriClipForSuitability(_AgriClipTwoTowers):
         label_weights: Tensor | None = None,
         detection_labels: Tensor | None = None,
         text_model_output: BaseModelOutputWithPooling | None = None,
+        vision_model_output: AgriClipVisionOutput | None = None,
         **kwargs: Any,
     ) -> AgriClipSuitabilityOutput:
         """Predict suitability.
@@ -420,34 +428,43 @@ class AgriClipForSuitability(_AgriClipTwoTowers):
             label_weights: Weight of each label, such as its number of trials; same shape.
             detection_labels: 1 where the field was double-cropped in the image's year (B,); NaN = no label.
             text_model_output: What the report encoder returned before, so that a report is encoded once.
+            vision_model_output: What the vision tower returned before, so that an image is encoded once.
             **kwargs: Passed on to both towers.
 
         Raises:
             ValueError: There is neither an image nor a report.
         """
-        if pixel_values is None and input_ids is None and text_model_output is None:
+        if all(given is None for given in (pixel_values, input_ids, text_model_output, vision_model_output)):
             raise ValueError("Give an image (`pixel_values`), a report (`input_ids`), or both.")
-        text, vision = text_model_output, None
+        text, vision = text_model_output, vision_model_output
         if text is None and input_ids is not None:
             text = self.text_model(input_ids, attention_mask, numeric_values, **kwargs)
-        if pixel_values is not None:
+        if vision is None and pixel_values is not None:
             vision = self.vision_model(pixel_values, pixel_mask, channels, gsd, dates, **kwargs)
-            queries = _queries(vision)
-        else:
-            empty = self.vision_model.pooling.empty
-            queries = empty.repeat(text.last_hidden_state.shape[0], 1).unsqueeze(1)
-        if text is None:
-            fused = self.fuser(queries)
-        else:
+        report: tuple[Tensor, ...] = ()
+        if text is not None:
             mask = torch.ones_like(text.last_hidden_state[..., 0]) if attention_mask is None else attention_mask
-            fused = self.fuser(queries, text.last_hidden_state, mask, text.pooler_output)
+            report = (text.last_hidden_state, mask, text.pooler_output)
 
-        parameters = self.suitability_head(fused)  # (B, 1 + N, 1 or 2)
+        batch = (text.last_hidden_state if vision is None else vision.pooler_output).shape[0]
+        empty_site = self.vision_model.pooling.empty.repeat(batch, 1).unsqueeze(1)
+        fused = self.fuser(empty_site, *report)
+        parameters = alone = self.suitability_head(fused)  # (B, 1, 1 or 2)
+        effect = None
+        if vision is not None:
+            fused = self.fuser(_queries(vision), *report)
+            keep = torch.cat([vision.image_valid.unsqueeze(1), vision.cell_mask], dim=1).to(alone.dtype)
+            effect = self.image_effect_head(fused) * keep.unsqueeze(-1)  # (B, 1 + N, 1 or 2)
+            parameters = alone + effect
         scores, probabilities = self.suitability_head.interpret(parameters)
         detection = None
         if self.config.use_detection_head and vision is not None:
             detection = self.detection_head(vision.pooler_output)[:, 0]
-        terms = self._terms(parameters, labels, label_weights, detection, detection_labels, vision)
+        terms = self._prediction_terms(parameters, alone, effect, labels, label_weights, vision)
+        if detection_labels is not None and detection is not None and self.config.detection_weight:
+            terms["detection"] = binomial_loss(detection, detection_labels)
+        if terms and vision is not None:
+            terms.update(self._scale_terms(vision))
         share = None
         if self.config.suitability_likelihood == "share":
             share = self.suitability_head.split(parameters[:, 0])[0].exp().clamp(max=1.0)
@@ -457,6 +474,7 @@ class AgriClipForSuitability(_AgriClipTwoTowers):
             loss_dict={name: term.detach() for name, term in terms.items()} or None,
             logits=scores[:, 0],
             probabilities=probabilities[:, 0],
+            report_probabilities=self.suitability_head.interpret(alone)[1][:, 0],
             share=share,
             cell_logits=None if vision is None else scores[:, 1:] * vision.cell_mask,
             cell_probabilities=None if vision is None else probabilities[:, 1:] * vision.cell_mask,
@@ -466,36 +484,40 @@ class AgriClipForSuitability(_AgriClipTwoTowers):
             fused_state=fused,
         )
 
-    def _terms(
+    def _prediction_terms(
         self,
         parameters: Tensor,
+        alone: Tensor,
+        effect: Tensor | None,
         labels: Tensor | None,
         weights: Tensor | None,
-        detection: Tensor | None,
-        detection_labels: Tensor | None,
         vision: AgriClipVisionOutput | None,
     ) -> dict[str, Tensor]:
-        """The terms of the objective that the given labels ask for."""
-        terms = {}
-        if labels is not None:
-            if labels.dim() == 2 and vision is None:
-                raise ValueError("Labels a cell need an image: give `pixel_values`, or one label a place.")
-            chosen = parameters[:, 0] if labels.dim() == 1 else parameters[:, 1:]
-            if labels.dim() == 2:
-                known = vision.cell_mask.to(parameters.dtype)
-                weights = known if weights is None else weights * known
-            if self.config.suitability_likelihood == "share":
-                mean, log_sd = self.suitability_head.split(chosen)
-                terms["prediction"] = censored_share_loss(mean, log_sd, labels, self.config.share_floor, weights)
-            elif self.config.suitability_likelihood == "regression":
-                terms["prediction"] = squared_error_loss(chosen[..., 0], labels, weights)
-            else:
-                terms["prediction"] = binomial_loss(chosen[..., 0], labels, weights)
-        if detection_labels is not None and detection is not None and self.config.detection_weight:
-            terms["detection"] = binomial_loss(detection, detection_labels)
-        if terms and vision is not None:
-            terms.update(self._scale_terms(vision))
+        """The prediction with the image, the one without it, and the price of their difference."""
+        if labels is None:
+            return {}
+        of_cells = labels.dim() == 2
+        if of_cells and vision is None:
+            raise ValueError("Labels a cell need an image: give `pixel_values`, or one label a place.")
+        if of_cells:
+            known = vision.cell_mask.to(parameters.dtype)
+            weights = known if weights is None else weights * known
+        terms = {"prediction": self._likelihood(parameters[:, 1:] if of_cells else parameters[:, 0], labels, weights)}
+        if effect is not None and self.config.report_only_weight:
+            report_alone = alone.expand(-1, labels.shape[1], -1) if of_cells else alone[:, 0]
+            terms["report_only"] = self._likelihood(report_alone, labels, weights)
+        if effect is not None and self.config.image_effect_weight:
+            terms["image_effect"] = effect.float().square().mean()
         return terms
+
+    def _likelihood(self, parameters: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        """Loss of parameters (..., 1 or 2) under the configured likelihood."""
+        if self.config.suitability_likelihood == "share":
+            mean, log_sd = self.suitability_head.split(parameters)
+            return censored_share_loss(mean, log_sd, labels, self.config.share_floor, weights)
+        if self.config.suitability_likelihood == "regression":
+            return squared_error_loss(parameters[..., 0], labels, weights)
+        return binomial_loss(parameters[..., 0], labels, weights)
 
 
 class AgriClipForSemanticSegmentation(_AgriClipTwoTowers):

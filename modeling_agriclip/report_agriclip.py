@@ -56,6 +56,22 @@ class AgriClipTextModel(AgriClipPreTrainedModel):
         self.encoder = build_encoder(config.encoder_config)
         self.number_embedding = AgriClipNumberEmbedding(config)
         self.post_init()
+        if config.embedding_init_std is not None:
+            self._start_embeddings(config.embedding_init_std)
+
+    @torch.no_grad()
+    def _start_embeddings(self, std: float) -> None:
+        """Start words, positions and numbers at a spread of `std`, so that a number can be told by its place.
+
+        Only for an encoder that is trained from nothing: the spread of a pretrained one is its own.
+        """
+        for module in self.encoder.modules():
+            if isinstance(module, nn.Embedding):
+                init.normal_(module.weight, std=std)
+        projection = self.number_embedding.projection
+        init.normal_(projection.weight, std=0.3 * std)
+        # asinh reaches 7 where sine and cosine stay within 1.
+        projection.weight[:, -1] *= 0.2
 
     def get_input_embeddings(self) -> nn.Module:
         """The wrapped encoder's word embeddings."""

@@ -340,6 +340,7 @@ class Training(Part):
         learning_rate: Highest learning rate.
         weight_decay: Decoupled weight decay.
         image_dropout: Share of samples shown without their image.
+        number_noise: Noise on a report's numbers while fitting, in standard deviations over the sites.
         members: Models in the ensemble.
         seed: Seed of weights and order.
     """
@@ -349,7 +350,8 @@ class Training(Part):
     batch_size: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
-    image_dropout: float = Field(default=0.3, ge=0, le=1)
+    image_dropout: float = Field(default=0.1, ge=0, le=1)
+    number_noise: float = Field(default=0.1, ge=0)
     members: int = Field(default=1, ge=1)
     seed: int = 0
 

@@ -196,7 +196,14 @@ def _fit_one(
     training = task.study.training
     set_seed(seed)
     model = AgriClipForSuitability(task.config)
-    dataset = task.dataset(np.flatnonzero(inside), image_dropout=training.image_dropout, augment=True)
+    index = np.flatnonzero(inside)
+    spread = np.nanstd(task.sites.numeric_values[index].numpy(), axis=0)
+    dataset = task.dataset(
+        index,
+        image_dropout=training.image_dropout,
+        number_noise=torch.from_numpy(training.number_noise * spread),
+        augment=True,
+    )
     steps = math.ceil(len(dataset) / training.batch_size) * task.epochs
     arguments = TrainingArguments(
         output_dir=str(task.scratch / "trainer"),

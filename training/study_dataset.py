@@ -83,6 +83,8 @@ class SuitabilityDataset(Dataset[dict[str, Tensor]]):
         weights: (N,) weight of each label.
         index: Which sites.
         image_dropout: Share of draws that come without their image.
+        number_noise: Standard deviation of the noise on each number (L,), in its unit; what a climate raster says of
+            a place is never exact, and without it the periodic features of a number remember single sites.
         augment: Mirror chips at random; what a place looks like does not depend on where north is.
     """
 
@@ -93,6 +95,7 @@ class SuitabilityDataset(Dataset[dict[str, Tensor]]):
         weights: NDArray[np.float64],
         index: NDArray[np.int64],
         image_dropout: float = 0.0,
+        number_noise: Tensor | None = None,
         augment: bool = False,
     ) -> None:
         self.sites = sites
@@ -100,6 +103,7 @@ class SuitabilityDataset(Dataset[dict[str, Tensor]]):
         self.weights = torch.as_tensor(weights, dtype=torch.float32)
         self.index = index
         self.image_dropout = image_dropout
+        self.number_noise = number_noise
         self.augment = augment
 
     def __len__(self) -> int:
@@ -108,10 +112,13 @@ class SuitabilityDataset(Dataset[dict[str, Tensor]]):
     def __getitem__(self, item: int) -> dict[str, Tensor]:
         """One site, by its place in `index`."""
         site, sites = int(self.index[item]), self.sites
+        values = sites.numeric_values[site]
+        if self.number_noise is not None:
+            values = values + torch.randn(len(values)) * self.number_noise
         row: dict[str, Any] = {
             "input_ids": sites.input_ids,
             "attention_mask": sites.attention_mask,
-            "numeric_values": sites.numeric_values[site],
+            "numeric_values": values,
             "labels": self.labels[site],
             "label_weights": self.weights[site],
         }

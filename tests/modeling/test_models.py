@@ -118,7 +118,7 @@ def test_buffers_survive_loading(build, tmp_path):
         assert torch.equal(buffer, loaded[name]), name
 
 
-@pytest.mark.parametrize("cls", ALL)
+@pytest.mark.parametrize("cls", [AgriClipForPreTraining, AgriClipForSuitability])
 def test_compiles_in_one_graph(cls, build):
     model, inputs = build(cls), inputs_for(cls)
     torch._dynamo.reset()
@@ -153,6 +153,28 @@ def test_report_dropped_equals_report_masked(build):
     torch.testing.assert_close(masked["probabilities"], dropped["probabilities"], atol=1e-6, rtol=0)
 
 
+def test_image_effect_is_added_to_what_the_report_says(build):
+    """A fresh model's image says nothing; and whatever it says later, the report alone is answered as before."""
+    inputs = inputs_for(AgriClipForSuitability)
+    fresh = AgriClipForSuitability(AgriClipConfig.from_size("tiny", vocab_size=200)).eval()
+    output = run(fresh, inputs)
+    assert torch.equal(output["probabilities"], output["report_probabilities"])
+    shaken = build(AgriClipForSuitability)
+    alone = run(shaken, {key: inputs[key] for key in ("input_ids", "attention_mask", "numeric_values")})
+    output = run(shaken, inputs)
+    assert not torch.allclose(output["probabilities"], output["report_probabilities"])
+    torch.testing.assert_close(output["report_probabilities"], alone["probabilities"])
+
+
+def test_image_encoded_before_gives_the_same(build):
+    model, inputs = build(AgriClipForSuitability), inputs_for(AgriClipForSuitability)
+    with torch.no_grad():
+        seen = model.vision_model(**{key: inputs[key] for key in ("pixel_values", "channels", "gsd", "dates")})
+    report = {key: inputs[key] for key in ("input_ids", "attention_mask", "numeric_values")}
+    again = run(model, report | {"vision_model_output": seen})
+    assert torch.equal(again["probabilities"], run(model, inputs)["probabilities"])
+
+
 def test_neither_modality_is_refused(build):
     with pytest.raises(ValueError, match="Give an image"):
         build(AgriClipForSuitability)()
@@ -174,13 +196,16 @@ def test_suitability_losses(likelihood, build):
     output = model(**inputs_for(AgriClipForSuitability), labels=labels, label_weights=torch.tensor([3.0, 5.0]))
     output.loss.backward()
     parts = output.loss_dict
-    weighted = parts["prediction"] + 0.1 * parts["consistency"] + 0.01 * parts["diversity"]
-    torch.testing.assert_close(output.loss.detach(), weighted)
+    predicted = parts["prediction"] + parts["report_only"] + 0.1 * parts["image_effect"]
+    torch.testing.assert_close(
+        output.loss.detach(), predicted + 0.1 * parts["consistency"] + 0.01 * parts["diversity"]
+    )
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def test_nan_label_teaches_nothing(build):
-    model = build(AgriClipForSuitability, consistency_weight=0.0, diversity_weight=0.0)
+    weights = dict.fromkeys(("consistency_weight", "diversity_weight", "image_effect_weight"), 0.0)
+    model = build(AgriClipForSuitability, **weights)
     inputs = inputs_for(AgriClipForSuitability)
     with_nan = model(**inputs, labels=torch.tensor([torch.nan, 0.4])).loss
     first = {key: value[1:] for key, value in inputs.items()}

@@ -49,6 +49,7 @@ def run_demo(
     epochs: int | None = None,
     height: int = 64,
     width: int = 96,
+    sites: int | None = 1500,
     baselines: bool = True,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -61,6 +62,7 @@ def run_demo(
         epochs: Epochs, instead of the study's.
         height: Rows of the landscape.
         width: Columns of the landscape.
+        sites: Labelled sites; the landscape's own number if None.
         baselines: Whether to score baselines on the same folds.
         quiet: No progress.
 
@@ -80,7 +82,9 @@ def run_demo(
     folder.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, float] = {}
     with _step("landscape", "Making a virtual landscape", seconds, quiet):
-        study_file = Path(make_virtual_landscape(folder / "landscape", seed=seed, height=height, width=width))
+        study_file = Path(
+            make_virtual_landscape(folder / "landscape", seed=seed, height=height, width=width, sites=sites)
+        )
         study = load_study(study_file)
     with _step("fit", "Fitting", seconds, quiet):
         fit = dict(fit_study(study, folder, size=size, epochs=epochs, seed=seed, quiet=quiet))

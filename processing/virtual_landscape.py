@@ -390,6 +390,6 @@ def _study(seed: int, height: int, width: int) -> dict[str, object]:
             for name, (title, *_) in SCENARIOS.items()
         ],
         "model": {"size": "tiny"},
-        "training": {"objective": "binary", "epochs": 24, "batch_size": 16, "learning_rate": 0.001, "seed": 0},
+        "training": {"objective": "binary", "epochs": 12, "batch_size": 16, "learning_rate": 0.001, "seed": 0},
         "map": {"suitable_above": 0.5},
     }

@@ -50,7 +50,7 @@ def demo(tmp_path_factory):
             module = ModuleType(name)
             setattr(module, function.__name__, function)
             patch.setitem(sys.modules, name, module)
-        result = run_demo(folder, height=32, width=48, baselines=False, quiet=True)
+        result = run_demo(folder, height=32, width=48, sites=None, baselines=False, quiet=True)
     return folder, result
 
 

@@ -146,7 +146,13 @@ def reference_tensors(processor: AgriClipProcessor) -> dict[str, torch.Tensor]:
     return dict(processor(text="Rain 15.75 in, day 99.", images=scene, sensor="hls", dates="2024-06-01"))
 
 
-def test_saved_and_loaded_after_registering(processor: AgriClipProcessor, tmp_path: Path) -> None:
+def test_saved_and_loaded_after_registering(
+    processor: AgriClipProcessor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Saved with its code a processor gains an entry on loading; the next test looks at that.
+    monkeypatch.setattr(AgriClipProcessor, "_auto_class", None)
+    monkeypatch.setattr(AgriClipImageProcessor, "_auto_class", None)
+
     class RegisteredConfig(PreTrainedConfig):
         model_type = "agriclip_registered_in_test"
 
@@ -181,6 +187,9 @@ def test_loaded_as_remote_code_where_no_package_of_ours_is_importable(
     torch.save(reference_tensors(processor), elsewhere / "reference.pt")
     script = """
         import importlib.util, sys
+        # An editable install puts the checkout on the path of every process; take it away again.
+        sys.path = [place for place in sys.path if place != sys.argv[2]]
+        sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
         import numpy as np, torch
         from transformers import AutoProcessor
         assert importlib.util.find_spec("processing") is None, "the test needs a place without our packages"
@@ -196,7 +205,7 @@ def test_loaded_as_remote_code_where_no_package_of_ours_is_importable(
     """
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     environment |= {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", textwrap.dedent(script), str(folder)]
+    command = [sys.executable, "-c", textwrap.dedent(script), str(folder), str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=elsewhere, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("equal")

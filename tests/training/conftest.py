@@ -1,0 +1,25 @@
+"""A small virtual landscape, fitted once for the tests that need a fitted model."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from processing.study import load_study
+from processing.virtual_landscape import make_virtual_landscape
+from training.fit import fit_study
+
+
+@pytest.fixture(scope="session")
+def landscape(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Study file of a landscape of 24 x 24 cells with 150 sites."""
+    return make_virtual_landscape(tmp_path_factory.mktemp("landscape"), seed=1, height=24, width=24, sites=150)
+
+
+@pytest.fixture(scope="session")
+def fitted(landscape: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder of a fit with two members, and what the fit returned."""
+    study = load_study(landscape)
+    study = study.model_copy(update={"training": study.training.model_copy(update={"members": 2, "epochs": 1})})
+    folder = tmp_path_factory.mktemp("fit")
+    return folder, fit_study(study, folder, quiet=True)

@@ -202,9 +202,11 @@ def map_study(
             for scenario in [None, *(scenario.name for scenario in chosen)]
         }
         for rows in bands:
-            seen = _see_band(data, predictor, rows)
+            present = data.predictor_grid(rows)
+            seen = _see_band(data, predictor, rows, present)
             for scenario, layers in writers.items():
-                for layer, values in _map_band(data, predictor, tokens, reference, rows, scenario, seen).items():
+                predictors = present if scenario is None else data.predictor_grid(rows, scenario)
+                for layer, values in _map_band(data, predictor, tokens, reference, predictors, seen).items():
                     if layer in layers:
                         layers[layer].write(rows.start, values)
                 progress.advance(task)
@@ -256,10 +258,10 @@ class SeenBand:
     outputs: list[AgriClipVisionOutput] | None
 
 
-def _see_band(data: StudyData, predictor: SuitabilityPredictor, rows: slice) -> SeenBand:
+def _see_band(data: StudyData, predictor: SuitabilityPredictor, rows: slice, present: NDArray[np.float64]) -> SeenBand:
     """Encode the chips around the cells of a band, once for all scenarios; only where the present has predictors."""
     x, y = (axis.reshape(-1) for axis in data.grid.cell_centres(rows))
-    known = np.isfinite(data.predictor_grid(rows)).all(axis=0).reshape(-1)
+    known = np.isfinite(present).all(axis=0).reshape(-1)
     cells = np.flatnonzero(known)
     if not data.channels or not len(cells):
         return SeenBand(cells, None)
@@ -283,12 +285,10 @@ def _map_band(
     predictor: SuitabilityPredictor,
     tokens: ReportTokens,
     reference: MessReference,
-    rows: slice,
-    scenario: str | None,
+    predictors: NDArray[np.float64],
     seen: SeenBand,
 ) -> dict[str, NDArray[Any]]:
-    """All layers of a band of rows under a scenario, each (h, w)."""
-    predictors = data.predictor_grid(rows, scenario)  # (M, h, w)
+    """All layers of a band of rows, each (h, w), from its predictors (M, h, w) under a scenario."""
     shape = predictors.shape[1:]
     table = predictors.reshape(len(predictors), -1).T
     known = np.isfinite(table[seen.cells]).all(axis=1)

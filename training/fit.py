@@ -61,8 +61,8 @@ def fit_study(
         quiet: No progress bars.
 
     Returns:
-        `model_dir`, `predictions` (CSV of the held-out predictions), `scores` (mean loss on held-out sites and how
-        many there were), `seconds`.
+        `model_dir`, `predictions` (CSV of the held-out predictions), `scores` (root mean square error of
+        the share on held-out sites, and how many there were), `seconds`.
 
     Raises:
         AgriClipError: The study has no labels to learn from, or the folder holds something other than a model.

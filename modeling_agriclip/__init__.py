@@ -4,6 +4,8 @@ Importing this package registers the classes, so that `AutoModel.from_pretrained
 code. It needs torch, transformers and safetensors, and nothing else.
 """
 
+from typing import Any
+
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -13,6 +15,7 @@ from transformers import (
     AutoModelForSemanticSegmentation,
     AutoModelForZeroShotImageClassification,
     AutoProcessor,
+    PreTrainedConfig,
 )
 
 from .configuration_agriclip import AgriClipConfig, AgriClipFuserConfig, AgriClipTextConfig, AgriClipVisionConfig
@@ -33,7 +36,7 @@ def _register() -> None:
     for config in (AgriClipConfig, AgriClipVisionConfig, AgriClipTextConfig, AgriClipFuserConfig):
         AutoConfig.register(config.model_type, config, exist_ok=True)
         config.register_for_auto_class()
-    entries = [
+    entries: list[tuple[Any, type[PreTrainedConfig], type[AgriClipPreTrainedModel]]] = [
         (AutoModel, AgriClipVisionConfig, AgriClipVisionModel),
         (AutoModel, AgriClipTextConfig, AgriClipTextModel),
         (AutoModel, AgriClipConfig, AgriClipModel),
@@ -42,8 +45,8 @@ def _register() -> None:
         (AutoModelForSemanticSegmentation, AgriClipConfig, AgriClipForSemanticSegmentation),
         (AutoModelForZeroShotImageClassification, AgriClipConfig, AgriClipModel),
     ]
-    for auto, config, model in entries:
-        auto.register(config, model, exist_ok=True)
+    for auto, config_class, model in entries:
+        auto.register(config_class, model, exist_ok=True)
     for auto, _, model in reversed(entries):
         model.register_for_auto_class(auto.__name__)
     # transformers has no automatic class for suitability; the entry only makes the code travel with the weights.
@@ -57,7 +60,7 @@ def _register_processor() -> None:
         from processing.processing_agriclip import AgriClipProcessor
     except ImportError:
         return
-    backends = {"torchvision": AgriClipImageProcessor, "pil": AgriClipImageProcessor}
+    backends: dict[str, type] = {"torchvision": AgriClipImageProcessor, "pil": AgriClipImageProcessor}
     AutoImageProcessor.register(AgriClipConfig, image_processor_classes=backends, exist_ok=True)
     AutoProcessor.register(AgriClipConfig, AgriClipProcessor, exist_ok=True)
     AgriClipImageProcessor.register_for_auto_class("AutoImageProcessor")

@@ -9,8 +9,9 @@ code that has no parameters of its own: a parent cannot start its children.
 
 import math
 from collections.abc import Callable
+from itertools import chain
 from os import PathLike
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 import transformers.initialization as init
@@ -18,10 +19,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
+from transformers.utils.generic import TransformersKwargs
 
 from .configuration_agriclip import AUTO_MAP, AgriClipConfig
+
+# Bytes to whose multiples torch aligns the memory that it allocates.
+ALIGNMENT = 64
 
 
 class AgriClipPreTrainedModel(PreTrainedModel):
@@ -30,7 +33,7 @@ class AgriClipPreTrainedModel(PreTrainedModel):
     config: AgriClipConfig
     base_model_prefix = "agriclip"
     main_input_name = "pixel_values"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
     # The loss is a plain mean over the batch; Trainer must not rescale it by the number of items.
     accepts_loss_kwargs = False
@@ -44,6 +47,20 @@ class AgriClipPreTrainedModel(PreTrainedModel):
         r"^(visual_projection|text_projection|logit_scale)",
         r"^(suitability_head|image_effect_head|detection_head|classifier|segmentation_head|decoder|language_head)\.",
     ]
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load as transformers does, and give every weight the alignment that a fresh tensor has.
+
+        In a safetensors file weights lie anywhere, and some processors round a product otherwise when its operands are
+        not aligned: without this, a loaded model can differ from the saved one in the last bit.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for tensor in chain(model.parameters(), model.buffers()):
+            if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
+                tensor.data = tensor.data.clone()
+        return loaded
 
     def save_pretrained(self, save_directory: str | PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Save as transformers does; code that is saved along is entered for every class it defines."""
@@ -67,10 +84,10 @@ class AgriClipPreTrainedModel(PreTrainedModel):
             init.ones_(module.weight)
             init.zeros_(module.bias)
         elif hasattr(module, "init_weights") and not isinstance(module, PreTrainedModel):
-            module.init_weights(std)
+            module.init_weights(std)  # type: ignore[operator]
 
 
-def with_init_std(layer: nn.Linear | nn.Embedding, std: float) -> Any:
+def with_init_std(layer: Any, std: float) -> Any:
     """The layer, whose weights will start with a standard deviation of `std`."""
     layer.init_std = std
     return layer

@@ -6,7 +6,7 @@ pretrained sentence encoder takes its place without a change of code.
 """
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -112,7 +112,10 @@ class AgriClipTextConfig(PreTrainedConfig):
         )
     }
 
-    encoder_config: dict | PreTrainedConfig | None = None
+    if TYPE_CHECKING:
+        encoder_config: PreTrainedConfig  # what the field holds once built
+    else:
+        encoder_config: dict | PreTrainedConfig | None = None
     number_token_id: int = 5
     number_periods: list[int | float] | tuple[int | float, ...] = (0.1, 1e5)
     num_number_periods: int = 13
@@ -285,7 +288,7 @@ class AgriClipConfig(PreTrainedConfig):
     """
 
     model_type = "agriclip"
-    sub_configs_defaults = {
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {
         "vision_config": AgriClipVisionConfig,
         "text_config": AgriClipTextConfig,
         "fuser_config": AgriClipFuserConfig,
@@ -305,9 +308,14 @@ class AgriClipConfig(PreTrainedConfig):
         "reconstruction",
     ]
 
-    vision_config: dict | AgriClipVisionConfig | None = None
-    text_config: dict | AgriClipTextConfig | None = None
-    fuser_config: dict | AgriClipFuserConfig | None = None
+    if TYPE_CHECKING:  # what the fields hold once built
+        vision_config: AgriClipVisionConfig
+        text_config: AgriClipTextConfig
+        fuser_config: AgriClipFuserConfig
+    else:
+        vision_config: dict | AgriClipVisionConfig | None = None
+        text_config: dict | AgriClipTextConfig | None = None
+        fuser_config: dict | AgriClipFuserConfig | None = None
     projection_dim: int = 256
     logit_scale_init_value: float = 2.6592
     suitability_likelihood: str = "binary"

@@ -6,7 +6,7 @@ are metres from the image's corner and each cell knows its own size, so scale is
 """
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -203,11 +203,12 @@ class AgriClipFeatureExtractor(nn.Module):
         """
         height, width = cells.shape[1:3]
         hidden = (cells + self.position(cell_metres, height, width)) * cell_mask.unsqueeze(-1)
-        mask, output, states = cell_mask, torch.zeros((), dtype=cells.dtype, device=cells.device), (hidden,)
+        mask, output = cell_mask, torch.zeros((), dtype=cells.dtype, device=cells.device)
+        states: tuple[Tensor, ...] = (hidden,)
         for i, stage in enumerate(self.stages):
             if i:
                 hidden, mask = self.merges[i - 1](hidden, mask)
-            for layer in stage:
+            for layer in cast(nn.ModuleList, stage):
                 hidden = layer(hidden, mask, **kwargs)
             hidden = hidden * mask.unsqueeze(-1)
             states = (*states, hidden)

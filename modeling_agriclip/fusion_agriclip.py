@@ -45,7 +45,7 @@ class AgriClipFusionLayer(GradientCheckpointingLayer):
 class AgriClipFuser(AgriClipPreTrainedModel):
     """The fusion as a model of its own, shared by all heads."""
 
-    config: AgriClipFuserConfig
+    config: AgriClipFuserConfig  # type: ignore[assignment]
     base_model_prefix = "fuser"
 
     def __init__(self, config: AgriClipFuserConfig) -> None:
@@ -74,7 +74,7 @@ class AgriClipFuser(AgriClipPreTrainedModel):
 
         Args:
             cells: Queries, site token first (B, 1 + N, D).
-            report: Token features (B, L, E); None for no report.
+            report: Token features (B, L, E); None for no report, as for the next two.
             report_mask: 1 = a token (B, L).
             summary: Pooled report (B, E).
             **kwargs: Passed on to attention.
@@ -84,7 +84,7 @@ class AgriClipFuser(AgriClipPreTrainedModel):
         """
         batch = cells.shape[0]
         null = self.null_token.repeat(batch, 1, 1)
-        if report is None:
+        if report is None or report_mask is None or summary is None:
             report = null
             summary = self.no_report.repeat(batch, 1)
             valid = torch.ones(batch, 1, dtype=torch.bool, device=cells.device)

@@ -4,6 +4,7 @@ Where a source formula is unbounded or degenerate, the docstring says which form
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ def scale_diversity_loss(states: Tensor, mask: Tensor) -> Tensor:
     return _mean_over_pairs(lambda a, b: (a * b).sum(dim=-1).square(), private, mask)
 
 
-def _mean_over_pairs(distance, states: Tensor, mask: Tensor) -> Tensor:  # noqa: ANN001
+def _mean_over_pairs(distance: Callable[[Tensor, Tensor], Tensor], states: Tensor, mask: Tensor) -> Tensor:
     num_scales = states.shape[2]
     total = states.new_zeros(())
     if num_scales == 1:

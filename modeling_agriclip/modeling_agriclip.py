@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
-from transformers.utils import ModelOutput
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.generic import ModelOutput, can_return_tuple, merge_with_config_defaults
 
 from .base_agriclip import AgriClipPreTrainedModel
 from .configuration_agriclip import AgriClipConfig
@@ -33,7 +32,7 @@ from .losses_agriclip import (
     squared_error_loss,
 )
 from .report_agriclip import AgriClipTextModel
-from .vision_agriclip import AgriClipVisionModel, AgriClipVisionOutput, prepare_mask, prepare_pixels
+from .vision_agriclip import AgriClipVisionModel, AgriClipVisionOutput
 
 
 @dataclass
@@ -184,6 +183,13 @@ class _AgriClipTwoTowers(AgriClipPreTrainedModel):
 def _queries(vision: AgriClipVisionOutput) -> Tensor:
     """Site token and cells (B, 1 + N, D)."""
     return torch.cat([vision.pooler_output.unsqueeze(1), vision.last_hidden_state], dim=1)
+
+
+def _report_features(text: BaseModelOutputWithPooling) -> tuple[Tensor, Tensor]:
+    """Tokens (B, L, E) and pooled report (B, E)."""
+    tokens, summary = text.last_hidden_state, text.pooler_output
+    assert tokens is not None and summary is not None
+    return tokens, summary
 
 
 class AgriClipModel(_AgriClipTwoTowers):
@@ -434,8 +440,6 @@ class AgriClipForSuitability(_AgriClipTwoTowers):
         Raises:
             ValueError: There is neither an image nor a report.
         """
-        if all(given is None for given in (pixel_values, input_ids, text_model_output, vision_model_output)):
-            raise ValueError("Give an image (`pixel_values`), a report (`input_ids`), or both.")
         text, vision = text_model_output, vision_model_output
         if text is None and input_ids is not None:
             text = self.text_model(input_ids, attention_mask, numeric_values, **kwargs)
@@ -443,10 +447,15 @@ class AgriClipForSuitability(_AgriClipTwoTowers):
             vision = self.vision_model(pixel_values, pixel_mask, channels, gsd, dates, **kwargs)
         report: tuple[Tensor, ...] = ()
         if text is not None:
-            mask = torch.ones_like(text.last_hidden_state[..., 0]) if attention_mask is None else attention_mask
-            report = (text.last_hidden_state, mask, text.pooler_output)
+            tokens, summary = _report_features(text)
+            mask = torch.ones_like(tokens[..., 0]) if attention_mask is None else attention_mask
+            report = (tokens, mask, summary)
+            batch = tokens.shape[0]
+        elif vision is not None:
+            batch = vision.pooler_output.shape[0]
+        else:
+            raise ValueError("Give an image (`pixel_values`), a report (`input_ids`), or both.")
 
-        batch = (text.last_hidden_state if vision is None else vision.pooler_output).shape[0]
         empty_site = self.vision_model.pooling.empty.repeat(batch, 1).unsqueeze(1)
         fused = self.fuser(empty_site, *report)
         parameters = alone = self.suitability_head(fused)  # (B, 1, 1 or 2)
@@ -497,9 +506,9 @@ class AgriClipForSuitability(_AgriClipTwoTowers):
         if labels is None:
             return {}
         of_cells = labels.dim() == 2
-        if of_cells and vision is None:
-            raise ValueError("Labels a cell need an image: give `pixel_values`, or one label a place.")
         if of_cells:
+            if vision is None:
+                raise ValueError("Labels a cell need an image: give `pixel_values`, or one label a place.")
             known = vision.cell_mask.to(parameters.dtype)
             weights = known if weights is None else weights * known
         terms = {"prediction": self._likelihood(parameters[:, 1:] if of_cells else parameters[:, 0], labels, weights)}
@@ -567,16 +576,13 @@ class AgriClipForSemanticSegmentation(_AgriClipTwoTowers):
             raise ValueError(f"`{missing}` is required: segmentation compares an image with prompts.")
         own = input_ids.dim() == 3
         flat = [x.flatten(0, 1) if own and x is not None else x for x in (input_ids, attention_mask, numeric_values)]
-        vision = self.vision_model(pixel_values, pixel_mask, channels, gsd, dates, **kwargs)
+        pixels, valid, channels, gsd, dates = self.vision_model.prepare(pixel_values, pixel_mask, channels, gsd, dates)
+        vision = self.vision_model(pixels, valid, channels, gsd, dates, **kwargs)
         prompts = self.text_projection(self.text_model(*flat, **kwargs).pooler_output)
         batch = vision.last_hidden_state.shape[0]
         prompts = prompts.unflatten(0, (batch, -1)) if own else prompts.expand(batch, -1, -1)
-        pixels = prepare_pixels(pixel_values, vision.last_hidden_state.dtype)
-        valid = prepare_mask(pixel_mask, pixels)
-        pixels = torch.where(valid, pixels, 0.0)
-        described = channels.expand(batch, -1, -1)
         logits, keep = self.segmentation_head(
-            vision.last_hidden_state, vision.pooler_output, pixels, valid.to(pixels.dtype), described, prompts
+            vision.last_hidden_state, vision.pooler_output, pixels, valid, channels, prompts
         )
         loss = None if labels is None else _segmentation_loss(logits, labels, keep)
         return AgriClipSegmentationOutput(loss=loss, logits=logits, pixel_valid=keep.long())
@@ -597,12 +603,12 @@ def _segmentation_loss(logits: Tensor, labels: Tensor, keep: Tensor) -> Tensor:
 class AgriClipForImageClassification(AgriClipPreTrainedModel):
     """The vision tower with a linear classifier on the pooled image."""
 
-    input_modalities = ("image",)
+    input_modalities = ["image"]
 
     def __init__(self, config: AgriClipConfig) -> None:
         super().__init__(config)
         self.vision_model = AgriClipVisionModel._from_config(config.vision_config)
-        self.classifier = nn.Linear(config.vision_config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.vision_config.hidden_size, config.num_labels or 0)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

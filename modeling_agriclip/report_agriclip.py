@@ -46,10 +46,10 @@ class AgriClipNumberEmbedding(nn.Module):
 class AgriClipTextModel(AgriClipPreTrainedModel):
     """Reports to token features and one vector each."""
 
-    config: AgriClipTextConfig
+    config: AgriClipTextConfig  # type: ignore[assignment]
     base_model_prefix = "text_model"
     main_input_name = "input_ids"
-    input_modalities = ("text",)
+    input_modalities = ["text"]
 
     def __init__(self, config: AgriClipTextConfig) -> None:
         super().__init__(config)
@@ -107,10 +107,10 @@ class AgriClipTextModel(AgriClipPreTrainedModel):
         Raises:
             ValueError: Neither or both of `input_ids` and `inputs_embeds` are given.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Give a report as exactly one of `input_ids` and `inputs_embeds`.")
-        if inputs_embeds is None:
+        if input_ids is not None and inputs_embeds is None:
             inputs_embeds = self.embed(input_ids, numeric_values)
+        elif input_ids is not None or inputs_embeds is None:
+            raise ValueError("Give a report as exactly one of `input_ids` and `inputs_embeds`.")
         batch, length = inputs_embeds.shape[:2]
         if attention_mask is None:
             attention_mask = torch.ones(batch, length, dtype=torch.long, device=inputs_embeds.device)
@@ -140,7 +140,7 @@ class AgriClipTextModel(AgriClipPreTrainedModel):
 
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     """The base model of any text-encoder configuration, without the pooler that nothing here would train."""
-    encoder_class = MODEL_MAPPING[type(config)]
+    encoder_class: Any = MODEL_MAPPING[type(config)]
     if "add_pooling_layer" in inspect.signature(encoder_class.__init__).parameters:
         return encoder_class._from_config(config, add_pooling_layer=False)
     return encoder_class._from_config(config)

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.utils import ModelOutput
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.generic import ModelOutput, can_return_tuple, merge_with_config_defaults
 
 from .base_agriclip import AgriClipPooling, AgriClipPreTrainedModel, with_init_std
 from .channels_agriclip import AgriClipChannelEmbedding
@@ -33,13 +32,14 @@ class AgriClipVisionOutput(ModelOutput):
         hidden_states: Finest scale, before the first stage and after each: (B, h_i, w_i, D_i).
     """
 
-    last_hidden_state: Tensor | None = None
-    pooler_output: Tensor | None = None
-    cell_mask: Tensor | None = None
-    image_valid: Tensor | None = None
-    scale_weights: Tensor | None = None
-    scale_states: Tensor | None = None
-    scale_mask: Tensor | None = None
+    # All but the hidden states are always given; the defaults are what ModelOutput asks for.
+    last_hidden_state: Tensor = None  # type: ignore[assignment]
+    pooler_output: Tensor = None  # type: ignore[assignment]
+    cell_mask: Tensor = None  # type: ignore[assignment]
+    image_valid: Tensor = None  # type: ignore[assignment]
+    scale_weights: Tensor = None  # type: ignore[assignment]
+    scale_states: Tensor = None  # type: ignore[assignment]
+    scale_mask: Tensor = None  # type: ignore[assignment]
     hidden_states: tuple[Tensor, ...] | None = None
 
 
@@ -79,9 +79,9 @@ class AgriClipAdaptiveConsistency(nn.Module):
 class AgriClipVisionModel(AgriClipPreTrainedModel):
     """Imagery of any sensor, any number of channels and dates, to cell features and one vector an image."""
 
-    config: AgriClipVisionConfig
+    config: AgriClipVisionConfig  # type: ignore[assignment]
     base_model_prefix = "vision_model"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
 
     def __init__(self, config: AgriClipVisionConfig) -> None:
         super().__init__(config)

@@ -160,11 +160,15 @@ class ReportTemplate:
             processor: An `AgriClipProcessor`.
 
         Raises:
-            ValueError: From the processor, when the report is longer than the model reads.
+            AgriClipError: The report is longer than the model reads.
         """
         # any finite, distinct values: only their positions are used
         filler = [float(slot + 1) for slot in range(len(self.slots))]
-        encoded = processor.encode_report(self.text, filler)
+        try:
+            encoded = processor.encode_report(self.text, filler)
+        except ValueError as error:
+            too_long = str(error).partition(";")[0]
+            raise AgriClipError(f"{too_long}; leave out sentences or variables of the study's `report`.") from error
         ids, mask, numbers = (
             np.asarray(encoded[key]).reshape(-1) for key in ("input_ids", "attention_mask", "numeric_values")
         )

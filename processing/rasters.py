@@ -139,7 +139,7 @@ def read_to_grid(
     with open_raster(path) as source:
         info = _info(source, path)
         numbers = info.band_numbers(bands)
-        _require_overlap(info, grid)
+        require_overlap(info, grid)
         shift = _whole_shift(info, part)
         if shift is not None:
             values = _read_window(source, info, numbers, shift[0], shift[1], part.height, part.width)
@@ -222,7 +222,7 @@ def read_overview(
         numbers = info.band_numbers(bands)
         top, left, bottom, right = 0, 0, info.height, info.width
         if grid is not None:
-            _require_overlap(info, grid)
+            require_overlap(info, grid)
             top, left, bottom, right = _source_window(info, grid, margin=0)
             top, left = max(0, top), max(0, left)
             bottom, right = max(top + 1, min(bottom, info.height)), max(left + 1, min(right, info.width))
@@ -380,7 +380,8 @@ def _source_window(info: RasterInfo, grid: Grid, margin: int) -> tuple[int, int,
     )
 
 
-def _require_overlap(info: RasterInfo, grid: Grid) -> None:
+def require_overlap(info: RasterInfo, grid: Grid) -> None:
+    """Refuse a raster of which no pixel lies on the grid, or that has no CRS."""
     if info.crs is None:
         raise no_crs(info.path)
     top, left, bottom, right = _source_window(info, grid, margin=0)

@@ -23,8 +23,8 @@ import yaml
 from pydantic import Field, PrivateAttr, ValidationError
 
 from .errors import AgriClipError, Problem, nearest
-from .grids import parse_crs
-from .rasters import RasterInfo, read_band_info
+from .grids import Grid, parse_crs
+from .rasters import RasterInfo, read_band_info, require_overlap
 from .study_parts import NAME, Part
 from .study_parts import PRESENT as PRESENT
 from .study_parts import Chip as Chip
@@ -354,6 +354,7 @@ def _file_problems(study: Study) -> list[Problem]:
     for i, image in enumerate(study.imagery):
         where = f"imagery[{i}]"
         wanted += [(where, f"{where}.channels[{j}].band", image.file, c.band) for j, c in enumerate(image.channels)]
+    grid = _grid_of(study)
     infos: dict[str, RasterInfo | None] = {}
     for where, where_band, file, band in wanted:
         if file in missing:
@@ -367,10 +368,25 @@ def _file_problems(study: Study) -> list[Problem]:
                 continue
             if info.crs is None:
                 problems.append(Problem(where, f"'{file}' has no CRS", "set one with: rio edit-info --crs EPSG:4326"))
+            elif grid is not None:
+                problems += _told(where, partial(require_overlap, info, grid))
         known = infos[file]
         if known is not None:
             problems += _told(where_band, partial(known.band_number, band))
     return problems
+
+
+def _grid_of(study: Study) -> Grid | None:
+    """The grid, where the study itself says it in full and can be believed."""
+    part = study.grid
+    try:
+        if part.like is not None:
+            return Grid.from_raster(study.path(part.like))
+        if part.bounds and part.resolution and part.crs:
+            return Grid.from_bounds(part.bounds, part.resolution, part.crs)
+    except AgriClipError:
+        pass  # told where it belongs
+    return None
 
 
 def _again(error: AgriClipError) -> None:

@@ -172,8 +172,9 @@ def _lookup(unit: str) -> tuple[str, _Unit]:
     text = " ".join(str(unit).split())
     entry = UNITS.get(text) or FOLDED.get(text.lower())
     if entry is None:
-        near = difflib.get_close_matches(text.lower(), list(FOLDED), n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"use one of: {', '.join(CANONICAL_UNITS)}."
+        spellings = {spelling.lower(): spelling for spelling in reversed(UNITS)}
+        near = difflib.get_close_matches(text.lower(), list(spellings), n=1, cutoff=0.5)
+        hint = f"did you mean '{spellings[near[0]]}'?" if near else f"use one of: {', '.join(CANONICAL_UNITS)}."
         raise ValueError(f"Unknown unit '{unit}'; {hint}")
     return entry
 

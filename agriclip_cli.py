@@ -8,6 +8,7 @@ answers at once. A mistake of the user ends in one sentence on standard error an
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -97,6 +98,9 @@ def fit(
     size: Annotated[str | None, typer.Option(help="Size of the model: tiny, small or base.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs, instead of the study's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed, instead of the study's.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Models to fit side by side; one a core by default.")
+    ] = None,
     baselines: Annotated[bool, typer.Option(help="Score baselines on the same folds.")] = True,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -115,7 +119,8 @@ def fit(
 
     folder = output or Path("out") / loaded.name
     with _quiet_libraries():
-        result = dict(fit_study(loaded, folder, size=size, epochs=epochs, seed=seed, quiet=quiet or as_json))
+        options = {"processes": processes or os.cpu_count() or 1, "quiet": quiet or as_json}
+        result = dict(fit_study(loaded, folder, size=size, epochs=epochs, seed=seed, **options))
         with _status("Scoring baselines on the same folds", quiet or as_json or not baselines):
             result["comparison"] = compare_on_study(loaded, result["predictions"], baselines=baselines)
     result["command"] = f"agriclip fit {study} --output {folder}"

@@ -214,10 +214,10 @@ SIZES: dict[str, dict[str, Any]] = {
                 "initializer_range": 0.06,
                 "model_type": "bert",
                 "vocab_size": 8192,
-                "hidden_size": 128,
+                "hidden_size": 64,
                 "num_hidden_layers": 2,
                 "num_attention_heads": 4,
-                "intermediate_size": 256,
+                "intermediate_size": 128,
                 "max_position_embeddings": 512,
                 "hidden_dropout_prob": 0.0,
                 "attention_probs_dropout_prob": 0.0,
@@ -330,7 +330,7 @@ class AgriClipConfig(PreTrainedConfig):
     consistency_weight: int | float = 0.1
     diversity_weight: int | float = 0.01
     report_only_weight: int | float = 1.0
-    image_effect_weight: int | float = 0.1
+    image_effect_weight: int | float = 0.5
     detection_weight: int | float = 0.5
     masked_language_weight: int | float = 0.0
     initializer_range: float = 0.02

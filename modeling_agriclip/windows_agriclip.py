@@ -93,7 +93,9 @@ class AgriClipWindowAttention(AgriClipAttention):
                 row, column = top + step_y, left + step_x
                 weight = (1 - (y - row).abs()) * (1 - (x - column).abs())
                 inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-                row, column = row.clamp(0, height - 1).long(), column.clamp(0, width - 1).long()
+                # Weights that have diverged must end in a loss that is no number, not in an index out of range.
+                row = row.clamp(0, height - 1).nan_to_num().long()
+                column = column.clamp(0, width - 1).nan_to_num().long()
                 index = (first + row * width + column) * heads + head
                 weight = torch.where(inside, weight, 0.0).to(table.dtype)
                 sampled = sampled + nn.functional.embedding(index, table) * weight.unsqueeze(-1)

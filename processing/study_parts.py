@@ -341,7 +341,9 @@ class Training(Part):
         weight_decay: Decoupled weight decay.
         image_dropout: Share of samples shown without their image.
         number_noise: Noise on a report's numbers while fitting, in standard deviations over the sites.
-        members: Models in the ensemble.
+        band_noise: Offset on each channel while fitting, in standard deviations of the channel.
+        pixel_dropout: Largest share of an image's pixels hidden while fitting.
+        members: Models in the ensemble, each fitted without one fold.
         seed: Seed of weights and order.
     """
 
@@ -352,6 +354,8 @@ class Training(Part):
     weight_decay: float = Field(default=0.05, ge=0)
     image_dropout: float = Field(default=0.1, ge=0, le=1)
     number_noise: float = Field(default=0.1, ge=0)
+    band_noise: float = Field(default=0.3, ge=0)
+    pixel_dropout: float = Field(default=0.9, ge=0, le=1)
     members: int = Field(default=1, ge=1)
     seed: int = 0
 

@@ -14,25 +14,22 @@ import os
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
-from modeling_agriclip import AgriClipConfig, AgriClipForSuitability
+from modeling_agriclip import AgriClipConfig
 from processing.errors import AgriClipError
 from processing.image_processing_agriclip import AgriClipImageProcessor
 from processing.processing_agriclip import AgriClipProcessor
 from processing.study import Study, load_study
 from processing.study_data import LabelTable, StudyData
 from processing.tokenizer import build_tokenizer
-from training.progress import FitProgress
-from training.study_dataset import SiteTensors, SuitabilityDataset, read_sites
+from training.members import FitJob, FitTask, run_fits
+from training.study_dataset import read_sites
 
 SUMMARY = "training_summary.json"
 MEMBERS = "members"
@@ -45,6 +42,7 @@ def fit_study(
     size: str | None = None,
     epochs: int | None = None,
     seed: int | None = None,
+    processes: int = 1,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Fit a suitability model to a study's labels.
@@ -58,6 +56,8 @@ def fit_study(
         size: `tiny`, `small` or `base` in place of the study's.
         epochs: Epochs in place of the study's.
         seed: Seed in place of the study's.
+        processes: How many models to fit side by side, each in a process of its own; 1 fits in this process. A script
+            that asks for more must keep its own code under `if __name__ == "__main__":`.
         quiet: No progress bars.
 
     Returns:
@@ -85,31 +85,34 @@ def fit_study(
     output.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
-        task = _FitTask(
+        task = FitTask(
             study=study,
             sites=read_sites(data, processor, table.x, table.y),
             config=build_config(study, processor, size),
             labels=table.share,
             weights=_label_weights(study, table),
             epochs=epochs or training.epochs,
-            scratch=scratch,
-            quiet=quiet,
         )
-        held_out = {"probability": np.full(len(table), np.nan), "share": np.full(len(table), np.nan)}
         everywhere = np.ones(len(table), dtype=bool)
         # Without a second fold there is nothing to hold out.
         runs = [folds != k for k in range(members)] if folds.any() else [everywhere]
-        for k, inside in enumerate(runs):
-            name = "Fitting" if inside.all() else f"Fitting without fold {k + 1}"
-            model, trainer = _fit_one(task, name, inside, seed + k)
-            outside = np.flatnonzero(~inside)
-            if len(outside):
-                for key, values in _predict(task, trainer, outside).items():
-                    held_out[key][outside] = values
-            if members > 1:
-                _save(model, processor, scratch / MEMBERS / f"fold_{k + 1}")
+        jobs = [
+            FitJob(
+                name="Fitting" if inside.all() else f"Fitting without fold {k + 1}",
+                inside=inside,
+                seed=seed + k,
+                folder=scratch / MEMBERS / f"fold_{k + 1}" if members > 1 else scratch,
+            )
+            for k, inside in enumerate(runs)
+        ]
         if members > 1:
-            model, _ = _fit_one(task, "Fitting on all sites", everywhere, seed + members)
+            jobs.append(FitJob("Fitting on all sites", everywhere, seed + members, scratch))
+        held_out = {"probability": np.full(len(table), np.nan), "share": np.full(len(table), np.nan)}
+        for job, found in zip(jobs, run_fits(task, jobs, processes, quiet), strict=True):
+            processor.save_pretrained(job.folder)
+            shutil.rmtree(job.folder / "trainer", ignore_errors=True)
+            for key, values in found.items():
+                held_out[key][~job.inside] = values
         predictions = _write_predictions(scratch / "heldout_predictions.csv", table, folds, held_out)
         scores = _held_out_scores(table, held_out)
         summary = {
@@ -128,8 +131,6 @@ def fit_study(
         }
         (scratch / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
         study.save(scratch / "study.yaml")
-        _save(model, processor, scratch)
-        shutil.rmtree(scratch / "trainer", ignore_errors=True)
         scratch.chmod(0o755)
         if output.exists():
             shutil.rmtree(output)
@@ -169,95 +170,6 @@ def _label_weights(study: Study, table: LabelTable) -> NDArray[np.float64]:
     if study.training.objective == "share":
         return np.ones(len(table))
     return table.weight / table.weight.mean()
-
-
-@dataclass
-class _FitTask:
-    """What all fits of a study share."""
-
-    study: Study
-    sites: SiteTensors
-    config: AgriClipConfig
-    labels: NDArray[np.float64]
-    weights: NDArray[np.float64]
-    epochs: int
-    scratch: Path
-    quiet: bool
-
-    def dataset(self, index: NDArray[np.int64], **options: Any) -> SuitabilityDataset:
-        """The sites `index`."""
-        return SuitabilityDataset(self.sites, self.labels, self.weights, index, **options)
-
-
-def _fit_one(
-    task: _FitTask, name: str, inside: NDArray[np.bool_], seed: int
-) -> tuple[AgriClipForSuitability, Trainer]:
-    """Fit a fresh model to the sites `inside`."""
-    training = task.study.training
-    set_seed(seed)
-    model = AgriClipForSuitability(task.config)
-    index = np.flatnonzero(inside)
-    spread = np.nanstd(task.sites.numeric_values[index].numpy(), axis=0)
-    dataset = task.dataset(
-        index,
-        image_dropout=training.image_dropout,
-        number_noise=torch.from_numpy(training.number_noise * spread),
-        augment=True,
-    )
-    steps = math.ceil(len(dataset) / training.batch_size) * task.epochs
-    arguments = TrainingArguments(
-        output_dir=str(task.scratch / "trainer"),
-        per_device_train_batch_size=training.batch_size,
-        per_device_eval_batch_size=256,
-        learning_rate=training.learning_rate,
-        weight_decay=training.weight_decay,
-        num_train_epochs=task.epochs,
-        lr_scheduler_type="cosine",
-        warmup_steps=max(1, steps // 10),
-        max_grad_norm=1.0,
-        seed=seed,
-        save_strategy="no",
-        logging_steps=max(1, steps // 10),
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )
-    trainer = Trainer(model=model, args=arguments, train_dataset=dataset)
-    trainer.remove_callback(PrinterCallback)
-    if not task.quiet:
-        trainer.add_callback(FitProgress(f"{name} ({len(dataset)} of {len(inside)} sites)"))
-    result = trainer.train()
-    if not math.isfinite(result.training_loss):
-        raise AgriClipError(
-            f"The loss became {result.training_loss} while fitting '{task.study.name}'; "
-            f"lower `training.learning_rate` (now {training.learning_rate:g})."
-        )
-    return model, trainer
-
-
-def _predict(task: _FitTask, trainer: Trainer, index: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-    """Probability, and share where the model gives one, at the sites `index`."""
-    model, device = trainer.model, trainer.args.device
-    model.eval()
-    loader = trainer.get_test_dataloader(task.dataset(index))
-    found: dict[str, list[NDArray[np.float64]]] = {}
-    with torch.no_grad():
-        for batch in loader:
-            batch = {key: value.to(device) for key, value in batch.items() if not key.startswith("label")}
-            output = model(**batch)
-            for key in ("probabilities", "share"):
-                if output.get(key) is not None:
-                    found.setdefault(key, []).append(output[key].float().cpu().numpy().astype(np.float64))
-    arrays = {key: np.concatenate(parts) for key, parts in found.items()}
-    # Under a binomial likelihood the probability is the expected share.
-    return {"probability": arrays["probabilities"], "share": arrays.get("share", arrays["probabilities"])}
-
-
-def _save(model: AgriClipForSuitability, processor: AgriClipProcessor, folder: Path) -> None:
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
 
 
 def _write_predictions(

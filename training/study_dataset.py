@@ -85,6 +85,9 @@ class SuitabilityDataset(Dataset[dict[str, Tensor]]):
         image_dropout: Share of draws that come without their image.
         number_noise: Standard deviation of the noise on each number (L,), in its unit; what a climate raster says of
             a place is never exact, and without it the periodic features of a number remember single sites.
+        band_noise: Standard deviation of an offset on each channel, in standardised units, so that an image is not a
+            place's fingerprint.
+        pixel_dropout: Largest share of pixels hidden; how many is drawn for each image.
         augment: Mirror chips at random; what a place looks like does not depend on where north is.
     """
 
@@ -96,6 +99,8 @@ class SuitabilityDataset(Dataset[dict[str, Tensor]]):
         index: NDArray[np.int64],
         image_dropout: float = 0.0,
         number_noise: Tensor | None = None,
+        band_noise: float = 0.0,
+        pixel_dropout: float = 0.0,
         augment: bool = False,
     ) -> None:
         self.sites = sites
@@ -104,6 +109,8 @@ class SuitabilityDataset(Dataset[dict[str, Tensor]]):
         self.index = index
         self.image_dropout = image_dropout
         self.number_noise = number_noise
+        self.band_noise = band_noise
+        self.pixel_dropout = pixel_dropout
         self.augment = augment
 
     def __len__(self) -> int:
@@ -127,6 +134,10 @@ class SuitabilityDataset(Dataset[dict[str, Tensor]]):
             if self.augment:
                 flips = [dim for dim in (-2, -1) if torch.rand(()) < 0.5]
                 pixels, mask = pixels.flip(flips), mask.flip(flips)
+            if self.band_noise:
+                pixels = pixels + self.band_noise * torch.randn(len(pixels), 1, 1)
+            if self.pixel_dropout:
+                mask = mask & (torch.rand(mask.shape[-2:]) >= self.pixel_dropout * torch.rand(()))
             if self.image_dropout and torch.rand(()) < self.image_dropout:
                 mask = torch.zeros_like(mask)
             row |= {"pixel_values": pixels, "pixel_mask": mask, "channels": sites.channels}

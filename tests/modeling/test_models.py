@@ -196,7 +196,7 @@ def test_suitability_losses(likelihood, build):
     output = model(**inputs_for(AgriClipForSuitability), labels=labels, label_weights=torch.tensor([3.0, 5.0]))
     output.loss.backward()
     parts = output.loss_dict
-    predicted = parts["prediction"] + parts["report_only"] + 0.1 * parts["image_effect"]
+    predicted = parts["prediction"] + parts["report_only"] + 0.5 * parts["image_effect"]
     torch.testing.assert_close(
         output.loss.detach(), predicted + 0.1 * parts["consistency"] + 0.01 * parts["diversity"]
     )

@@ -24,6 +24,11 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+def study_of(landscape, **training):
+    study = load_study(landscape)
+    return study.model_copy(update={"training": study.training.model_copy(update={"members": 2, **training})})
+
+
 def test_held_out_predictions_are_of_the_folds_left_out(landscape, fitted):
     _, result = fitted
     data = StudyData(load_study(landscape))
@@ -128,7 +133,30 @@ def test_a_failed_fit_leaves_nothing(landscape, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("training.fit._fit_one", fail)
+    monkeypatch.setattr("training.members.make_trainer", fail)
     with pytest.raises(KeyboardInterrupt):
         fit_study(landscape, tmp_path / "out", quiet=True)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_processes_do_not_change_the_answer(landscape, fitted, tmp_path):
+    # One thread on both sides: products are summed in the same order, and the answer is the same to the last digit.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        beside = fit_study(study_of(landscape), tmp_path, epochs=1, processes=2, quiet=True)
+        alone = fit_study(study_of(landscape), tmp_path / "alone", epochs=1, quiet=True)
+    finally:
+        torch.set_num_threads(threads)
+    first, second = rows_of(beside["predictions"]), rows_of(alone["predictions"])
+    assert [row["id"] for row in first] == [row["id"] for row in second]
+    np.testing.assert_allclose(
+        [float(row["probability"]) for row in first], [float(row["probability"]) for row in second], atol=1e-5
+    )
+
+
+def test_a_process_that_fails_tells_and_leaves_nothing(landscape, tmp_path):
+    study = study_of(landscape, learning_rate=1e30)
+    with pytest.raises(AgriClipError, match=r"became nan by step .*learning_rate"):
+        fit_study(study, tmp_path / "fit", epochs=2, processes=2, quiet=True)
+    assert not any((tmp_path / "fit").iterdir())

@@ -354,8 +354,8 @@ class Training(Part):
     weight_decay: float = Field(default=0.05, ge=0)
     image_dropout: float = Field(default=0.1, ge=0, le=1)
     number_noise: float = Field(default=0.1, ge=0)
-    band_noise: float = Field(default=0.3, ge=0)
-    pixel_dropout: float = Field(default=0.9, ge=0, le=1)
+    band_noise: float = Field(default=0.1, ge=0)
+    pixel_dropout: float = Field(default=0.5, ge=0, le=1)
     members: int = Field(default=1, ge=1)
     seed: int = 0
 

@@ -44,7 +44,7 @@ class AgriClipPreTrainedModel(PreTrainedModel):
     # One folder may hold the weights of every head; each class takes its own.
     _keys_to_ignore_on_load_unexpected = [
         r"^(vision_model|text_model|fuser)\.",
-        r"^(visual_projection|text_projection|logit_scale)",
+        r"^(visual_projection|text_projection|logit_scale|logit_bias)",
         r"^(suitability_head|image_effect_head|detection_head|classifier|segmentation_head|decoder|language_head)\.",
     ]
 

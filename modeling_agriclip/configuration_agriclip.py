@@ -33,11 +33,20 @@ class AgriClipVisionConfig(PreTrainedConfig):
         num_channel_variables: Number of buckets for named variables (`vv`, `ndvi`, `woody_cover`, ...).
         default_gsd: Ground sample distance in metres that is assumed when none is given.
         position_periods: Shortest and longest period of the position code, in metres.
+        backbone_config: Configuration of a CLIP or SigLIP vision transformer that takes the place of the stages; width,
+            depth and patch size are then its own.
     """
 
     model_type = "agriclip_vision_model"
     base_config_key = "vision_config"
+    sub_configs_defaults = {
+        "backbone_config": SubConfigSpec(AutoConfig, model_type="clip_vision_model", optional=True)
+    }
 
+    if TYPE_CHECKING:
+        backbone_config: PreTrainedConfig | None
+    else:
+        backbone_config: dict | PreTrainedConfig | None = None
     hidden_size: int = 256
     stage_sizes: list[int] | tuple[int, ...] = (96, 192, 320)
     stage_depths: list[int] | tuple[int, ...] = (2, 4, 2)
@@ -65,6 +74,10 @@ class AgriClipVisionConfig(PreTrainedConfig):
         self.num_hidden_layers = sum(self.stage_depths)
         self.num_attention_heads = self.stage_heads[-1]
         super().__post_init__(**kwargs)
+        backbone: Any = self.backbone_config
+        if backbone is not None:
+            self.hidden_size, self.patch_size = backbone.hidden_size, backbone.patch_size
+            self.num_hidden_layers, self.num_attention_heads = backbone.num_hidden_layers, backbone.num_attention_heads
 
     def validate_architecture(self) -> None:
         """Refuse widths that the heads do not divide and lists of different lengths."""
@@ -93,6 +106,8 @@ class AgriClipTextConfig(PreTrainedConfig):
         num_number_periods: How many periods, spaced evenly in the logarithm.
         embedding_init_std: Spread at which words, positions and numbers start, for an encoder that is trained from
             nothing on little data; the encoder's own if None.
+        pooling: How tokens become one vector: their `mean`, the end-of-text token (`eos`, as in CLIP) or the `last`
+            (as in SigLIP).
     """
 
     model_type = "agriclip_text_model"
@@ -120,7 +135,13 @@ class AgriClipTextConfig(PreTrainedConfig):
     number_periods: list[int | float] | tuple[int | float, ...] = (0.1, 1e5)
     num_number_periods: int = 13
     embedding_init_std: int | float | None = None
+    pooling: str = "mean"
     initializer_range: float = 0.02
+
+    def validate_architecture(self) -> None:
+        """Refuse a pooling that does not exist."""
+        if self.pooling not in ("mean", "eos", "last"):
+            raise ValueError(f"`pooling` must be one of mean, eos, last, got {self.pooling}.")
 
     # The sizes live in the encoder's own configuration; here they are only passed through.
     @property
@@ -269,10 +290,19 @@ class AgriClipConfig(PreTrainedConfig):
         fuser_config: [`AgriClipFuserConfig`] or its fields; the two widths follow from the towers.
         projection_dim: Width of the shared image-text space.
         logit_scale_init_value: Start of the logarithm of the similarity's scale; log(1 / 0.07).
+        logit_scale_capped: Hold that scale at 100 or less.
+        text_projection_bias: Give the report's projection a bias, as SigLIP's has.
+        alignment_loss: `softmax` (InfoNCE) or `sigmoid` (SigLIP: every pair by itself, with a learned bias).
+        alignment_key_width: Reports whose keys differ by this count as much the same; in the keys' own unit.
+        logit_bias_init_value: Start of the bias, for `sigmoid`.
         suitability_likelihood: What the suitability head is fitted to: `binary` (Bernoulli, or binomial when weights
-            are counts), `regression` (squared error) or `share` (censored log-normal share of land).
+            are counts), `regression` (squared error), `share` (censored log-normal share of land) or `presence_only`
+            (found or unlabelled, at the non-negative risk).
+        presence_prior: Share of all places that are suitable, for `presence_only`.
         share_floor: Shares at or below this count as censored, for `share`.
         share_threshold: A place is suitable where its share exceeds this, for `share`.
+        use_pretraining_heads: Add to the suitability model what masked image modelling and alignment need, so that
+            both go on while it is fitted.
         use_detection_head: Add the head that asks the image alone whether a field was double-cropped.
         use_masked_language: Add the masked-language head to the pre-training model.
         mask_ratio: Share of valid patches that masked image modelling hides.
@@ -285,6 +315,7 @@ class AgriClipConfig(PreTrainedConfig):
         image_effect_weight: Weight of the squared image effect, so that the image adds only what it is worth.
         detection_weight: Weight of the detection loss.
         masked_language_weight: Weight of masked language modelling.
+        adversarial_weight: Weight of the prediction on attacked inputs (F20); the attack is the trainer's.
     """
 
     model_type = "agriclip"
@@ -318,9 +349,16 @@ class AgriClipConfig(PreTrainedConfig):
         fuser_config: dict | AgriClipFuserConfig | None = None
     projection_dim: int = 256
     logit_scale_init_value: float = 2.6592
+    logit_scale_capped: bool = True
+    text_projection_bias: bool = False
+    alignment_loss: str = "softmax"
+    alignment_key_width: int | float = 0.1
+    logit_bias_init_value: int | float = -10.0
     suitability_likelihood: str = "binary"
     share_floor: float = 0.001
     share_threshold: float = 0.02
+    presence_prior: float = 0.3
+    use_pretraining_heads: bool = False
     use_detection_head: bool = False
     use_masked_language: bool = False
     mask_ratio: float = 0.5
@@ -333,6 +371,7 @@ class AgriClipConfig(PreTrainedConfig):
     image_effect_weight: int | float = 0.5
     detection_weight: int | float = 0.5
     masked_language_weight: int | float = 0.0
+    adversarial_weight: int | float = 0.0
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -345,7 +384,7 @@ class AgriClipConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Refuse values that no part of the model could act on."""
-        likelihoods = ("binary", "regression", "share")
+        likelihoods = ("binary", "regression", "share", "presence_only")
         if self.suitability_likelihood not in likelihoods:
             raise ValueError(
                 f"`suitability_likelihood` must be one of {', '.join(likelihoods)}, got {self.suitability_likelihood}."
@@ -355,6 +394,10 @@ class AgriClipConfig(PreTrainedConfig):
                 f"`share_floor` ({self.share_floor}) and `share_threshold` ({self.share_threshold}) must satisfy "
                 "0 < floor < threshold < 1."
             )
+        if self.alignment_loss not in ("softmax", "sigmoid"):
+            raise ValueError(f"`alignment_loss` must be `softmax` or `sigmoid`, got {self.alignment_loss}.")
+        if not 0 < self.presence_prior < 1:
+            raise ValueError(f"`presence_prior` ({self.presence_prior}) must lie between 0 and 1.")
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"`mask_ratio` ({self.mask_ratio}) must lie between 0 and 1.")
 

@@ -34,6 +34,23 @@ class AgriClipLogitScale(nn.Module):
         return self.value.clamp(max=math.log(100)).exp()
 
 
+class AgriClipLogitBias(nn.Module):
+    """Learned bias of a pair's logit (SigLIP), which starts where nearly all pairs count as strangers."""
+
+    def __init__(self, init_value: float) -> None:
+        super().__init__()
+        self.init_value = init_value
+        self.value = nn.Parameter(torch.tensor(init_value))
+
+    def init_weights(self, std: float) -> None:
+        """Start at the configured value."""
+        init.constant_(self.value, self.init_value)
+
+    def forward(self) -> Tensor:
+        """The bias itself."""
+        return self.value
+
+
 class AgriClipSuitabilityHead(nn.Module):
     """Fused state to the parameters of the likelihood: a logit or a value; or mean and log sd of a log share.
 

@@ -4,19 +4,22 @@ Every class is built from the same named parts (`vision_model`, `text_model`, `f
 serves them all. Losses are computed only when labels ask for them, and a term of weight 0 not at all.
 """
 
-from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
-from transformers.utils.generic import ModelOutput, can_return_tuple, merge_with_config_defaults
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from .base_agriclip import AgriClipPreTrainedModel
+from .clip_agriclip import AgriClipLogitScaleUncapped, start_from_clip
 from .configuration_agriclip import AgriClipConfig
 from .fusion_agriclip import AgriClipFuser
 from .heads_agriclip import (
     AgriClipLanguageHead,
+    AgriClipLogitBias,
     AgriClipLogitScale,
     AgriClipPatchDecoder,
     AgriClipSegmentationHead,
@@ -26,121 +29,28 @@ from .losses_agriclip import (
     alignment_loss,
     binomial_loss,
     censored_share_loss,
-    reconstruction_loss,
+    positive_unlabelled_loss,
     scale_consistency_loss,
     scale_diversity_loss,
     squared_error_loss,
+    weighted_mean,
+)
+from .masking_agriclip import HiddenPatches, hide_patches
+from .outputs_agriclip import (
+    AgriClipOutput,
+    AgriClipPreTrainingOutput,
+    AgriClipSegmentationOutput,
+    AgriClipSuitabilityOutput,
 )
 from .report_agriclip import AgriClipTextModel
+from .scope_agriclip import current_scope
 from .vision_agriclip import AgriClipVisionModel, AgriClipVisionOutput
-
-
-@dataclass
-class AgriClipOutput(ModelOutput):
-    """Output of [`AgriClipModel`].
-
-    Args:
-        loss: Contrastive loss, when `return_loss` is set.
-        logits_per_image: Scaled similarity (images, reports).
-        logits_per_text: Its transpose.
-        text_embeds: Unit vectors (reports, P).
-        image_embeds: Unit vectors (images, P).
-        fused_state: Site token and cells after the report has answered (B, 1 + N, D), when counts match.
-        cell_mask: 1 where a cell has a valid pixel (B, N).
-        image_valid: 1 where an image has a valid cell at all (B,).
-        text_model_output: Output of the report encoder.
-        vision_model_output: Output of the vision tower.
-    """
-
-    loss: Tensor | None = None
-    logits_per_image: Tensor | None = None
-    logits_per_text: Tensor | None = None
-    text_embeds: Tensor | None = None
-    image_embeds: Tensor | None = None
-    fused_state: Tensor | None = None
-    cell_mask: Tensor | None = None
-    image_valid: Tensor | None = None
-    text_model_output: BaseModelOutputWithPooling | None = None
-    vision_model_output: AgriClipVisionOutput | None = None
-
-    def to_tuple(self) -> tuple[Any, ...]:
-        """All outputs, the two towers' as tuples too."""
-        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
-
-
-@dataclass
-class AgriClipPreTrainingOutput(ModelOutput):
-    """Output of [`AgriClipForPreTraining`].
-
-    Args:
-        loss: Weighted sum of the terms.
-        loss_dict: Each raw term by name.
-        reconstruction: Predicted pixels of every cell (B, T, N, C, p * p), normalised a patch at a time.
-        patch_mask: 1 where a cell was hidden (B, N).
-        logits_per_image: Scaled similarity (images, reports).
-        text_embeds: Unit vectors (B, P).
-        image_embeds: Unit vectors (B, P).
-    """
-
-    loss: Tensor | None = None
-    loss_dict: dict[str, Tensor] | None = None
-    reconstruction: Tensor | None = None
-    patch_mask: Tensor | None = None
-    logits_per_image: Tensor | None = None
-    text_embeds: Tensor | None = None
-    image_embeds: Tensor | None = None
-
-
-@dataclass
-class AgriClipSuitabilityOutput(ModelOutput):
-    """Output of [`AgriClipForSuitability`].
-
-    Args:
-        loss: Weighted sum of the terms, when labels are given.
-        loss_dict: Each raw term by name.
-        logits: Score of suitability (B,).
-        probabilities: Probability that the place is suitable (B,); the predicted value for `regression`.
-        report_probabilities: The same from the report alone (B,); equal to `probabilities` without an image.
-        share: Predicted (median) share of land (B,), for `share`.
-        cell_logits: The same a cell (B, N); absent without an image.
-        cell_probabilities: (B, N).
-        cell_mask: 1 where a cell has a valid pixel (B, N).
-        image_valid: 1 where an image has a valid cell (B,); 0 also says that the answer rests on the report alone.
-        detection_logits: Score that the field was double-cropped in the image's year (B,), from the image alone.
-        fused_state: Site token and cells (B, 1 + N, D).
-    """
-
-    loss: Tensor | None = None
-    loss_dict: dict[str, Tensor] | None = None
-    logits: Tensor | None = None
-    probabilities: Tensor | None = None
-    report_probabilities: Tensor | None = None
-    share: Tensor | None = None
-    cell_logits: Tensor | None = None
-    cell_probabilities: Tensor | None = None
-    cell_mask: Tensor | None = None
-    image_valid: Tensor | None = None
-    detection_logits: Tensor | None = None
-    fused_state: Tensor | None = None
-
-
-@dataclass
-class AgriClipSegmentationOutput(ModelOutput):
-    """Output of [`AgriClipForSemanticSegmentation`].
-
-    Args:
-        loss: Cross-entropy over classes, or binary for a single prompt, when labels are given.
-        logits: (B, K, H, W).
-        pixel_valid: 1 where a pixel has a valid channel (B, H, W).
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    pixel_valid: Tensor | None = None
 
 
 class _AgriClipTwoTowers(AgriClipPreTrainedModel):
     """The two towers, their fusion and the shared space: what several classes have in common."""
+
+    decoder: AgriClipPatchDecoder
 
     def _build_towers(self, config: AgriClipConfig) -> None:
         self.vision_model = AgriClipVisionModel._from_config(config.vision_config)
@@ -148,8 +58,16 @@ class _AgriClipTwoTowers(AgriClipPreTrainedModel):
 
     def _build_projections(self, config: AgriClipConfig) -> None:
         self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
-        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
-        self.logit_scale = AgriClipLogitScale(config.logit_scale_init_value)
+        self._build_text_projection(config)
+        scale = AgriClipLogitScale if config.logit_scale_capped else AgriClipLogitScaleUncapped
+        self.logit_scale = scale(config.logit_scale_init_value)
+        self.logit_bias: AgriClipLogitBias | None = None
+        if config.alignment_loss == "sigmoid":
+            self.logit_bias = AgriClipLogitBias(float(config.logit_bias_init_value))
+
+    def _build_text_projection(self, config: AgriClipConfig) -> None:
+        sizes = (config.text_config.hidden_size, config.projection_dim)
+        self.text_projection = nn.Linear(*sizes, bias=config.text_projection_bias)
 
     def get_input_embeddings(self) -> nn.Module:
         """The report encoder's word embeddings."""
@@ -163,7 +81,8 @@ class _AgriClipTwoTowers(AgriClipPreTrainedModel):
         """Pooled image (B, D) and report (R, E) to unit embeddings and scaled similarity (B, R)."""
         image_embeds = nn.functional.normalize(self.visual_projection(image), dim=-1)
         text_embeds = nn.functional.normalize(self.text_projection(text), dim=-1)
-        return image_embeds, text_embeds, image_embeds @ text_embeds.t() * self.logit_scale()
+        logits = image_embeds @ text_embeds.t() * self.logit_scale()
+        return image_embeds, text_embeds, logits if self.logit_bias is None else logits + self.logit_bias()
 
     def _scale_terms(self, vision: AgriClipVisionOutput) -> dict[str, Tensor]:
         """Consistency and diversity, as far as their weights are not 0."""
@@ -173,6 +92,21 @@ class _AgriClipTwoTowers(AgriClipPreTrainedModel):
         if self.config.diversity_weight:
             terms["diversity"] = scale_diversity_loss(vision.scale_states, vision.scale_mask)
         return terms
+
+    def _alignment_term(
+        self, image: Tensor, text: Tensor, image_valid: Tensor | None = None, keys: Tensor | None = None
+    ) -> Tensor:
+        """Contrast of unit embeddings (B, P) of images and of their own reports."""
+        bias = None if self.logit_bias is None else self.logit_bias()
+        width = float(self.config.alignment_key_width)
+        return alignment_loss(image, text, self.logit_scale(), bias, image_valid, keys, width)
+
+    def _reconstruct(
+        self, hidden: HiddenPatches, cells: Tensor, gsd: Tensor, dates: Tensor, channels: Tensor
+    ) -> Tensor:
+        """Fused cells of what was seen (B, N, D) to the pixels of every cell (B, T, N, C, p * p)."""
+        metres = gsd * self.config.vision_config.patch_size
+        return self.decoder(cells, hidden.hidden, hidden.present, metres, dates, channels, hidden.grid)
 
     def _weigh(self, terms: dict[str, Tensor]) -> Tensor:
         """Sum of the terms, each times the configuration's `<name>_weight`; `prediction` has weight 1."""
@@ -185,11 +119,13 @@ def _queries(vision: AgriClipVisionOutput) -> Tensor:
     return torch.cat([vision.pooler_output.unsqueeze(1), vision.last_hidden_state], dim=1)
 
 
-def _report_features(text: BaseModelOutputWithPooling) -> tuple[Tensor, Tensor]:
-    """Tokens (B, L, E) and pooled report (B, E)."""
+def _report(text: BaseModelOutputWithPooling | None, attention_mask: Tensor | None) -> tuple[Tensor, ...]:
+    """Tokens (B, L, E), their mask (B, L) and the pooled report (B, E), as the fuser takes them; () without one."""
+    if text is None:
+        return ()
     tokens, summary = text.last_hidden_state, text.pooler_output
     assert tokens is not None and summary is not None
-    return tokens, summary
+    return tokens, torch.ones_like(tokens[..., 0]) if attention_mask is None else attention_mask, summary
 
 
 class AgriClipModel(_AgriClipTwoTowers):
@@ -203,6 +139,40 @@ class AgriClipModel(_AgriClipTwoTowers):
         self.fuser = AgriClipFuser._from_config(config.fuser_config)
         self._build_projections(config)
         self.post_init()
+
+    @classmethod
+    def from_clip(
+        cls,
+        source: str | PathLike[str] | PreTrainedModel,
+        num_scales: int = 3,
+        text_positions: int | None = 248,
+        number_token_id: int | None = None,
+        **overrides: Any,
+    ) -> "AgriClipModel":
+        """Start from a CLIP or SigLIP checkpoint: its two transformers, its projections and its scale.
+
+        At one scale, for pixels standardised as the checkpoint's own processor does, embeddings and similarities are
+        the checkpoint's. Texts: CLIP's may be padded to any length, SigLIP's must be padded as it was trained, to 64
+        tokens without an attention mask. Bands that are not red, green or blue, further dates, further scales and
+        numbers start near to what the checkpoint would make of them, and are to be trained.
+
+        Args:
+            source: Folder, name on the Hub, or a loaded `CLIPModel` or `SiglipModel`.
+            num_scales: Resolutions of the pyramid.
+            text_positions: Longest text in tokens: positions after the twentieth are stretched to it, and texts of
+                more than 20 tokens read differently at first. None keeps the checkpoint's length and its reading.
+            number_token_id: Id of `[NUM]`; by default the first free one, which a tokenizer of the checkpoint gives
+                it when `AgriClipProcessor` adds it.
+            **overrides: Fields of [`AgriClipConfig`]; a dict for a sub-configuration is merged into what follows from
+                the checkpoint.
+
+        Raises:
+            OSError: There is no checkpoint at `source`.
+            ValueError: It is neither CLIP nor SigLIP, or of a form that cannot be taken.
+        """
+        options = (num_scales, text_positions, number_token_id)
+        model: AgriClipModel = start_from_clip(cls, source, *options, **overrides)
+        return model
 
     @can_return_tuple
     def get_text_features(
@@ -267,10 +237,9 @@ class AgriClipModel(_AgriClipTwoTowers):
         fused = None
         # Zero-shot pipelines send n reports for one image: there is no pair to fuse then.
         if image_embeds.shape[0] == text_embeds.shape[0]:
-            mask = torch.ones_like(text.last_hidden_state[..., 0]) if attention_mask is None else attention_mask
-            fused = self.fuser(_queries(vision), text.last_hidden_state, mask, text.pooler_output)
+            fused = self.fuser(_queries(vision), *_report(text, attention_mask))
         return AgriClipOutput(
-            loss=alignment_loss(logits) if return_loss else None,
+            loss=self._alignment_term(image_embeds, text_embeds, vision.image_valid) if return_loss else None,
             logits_per_image=logits,
             logits_per_text=logits.t(),
             text_embeds=text_embeds,
@@ -310,6 +279,7 @@ class AgriClipForPreTraining(_AgriClipTwoTowers):
         dates: Tensor | None = None,
         noise: Tensor | None = None,
         language_labels: Tensor | None = None,
+        report_keys: Tensor | None = None,
         **kwargs: Any,
     ) -> AgriClipPreTrainingOutput:
         """Hide patches, encode the rest with the report, and predict what was hidden.
@@ -325,62 +295,42 @@ class AgriClipForPreTraining(_AgriClipTwoTowers):
             dates: Days from 1 January (B, T).
             noise: Random numbers (B, N) whose smallest hide their cell; drawn if None.
             language_labels: Tokens to predict (B, L), -100 elsewhere.
+            report_keys: What tells reports apart (B, K), such as standardised numbers; reports with near keys are no
+                strangers to each other's images.
             **kwargs: Passed on to both towers.
         """
         tower = self.vision_model
         pixels, valid, channels, gsd, dates = tower.prepare(pixel_values, pixel_mask, channels, gsd, dates)
-        patch = self.config.vision_config.patch_size
-        grid = (-(-pixels.shape[-2] // patch), -(-pixels.shape[-1] // patch))
-        weights = tower.embeddings.patches(valid)  # (B, T, h, w, C, pp)
-        present = weights.flatten(4).any(dim=-1).any(dim=1).flatten(1)  # (B, N)
-        hidden = self._choose_hidden(present, noise)
-        visible = (~hidden).view(-1, 1, 1, *grid).to(valid.dtype)
-        visible = visible.repeat_interleave(patch, dim=-2).repeat_interleave(patch, dim=-1)
-        seen = valid * visible[..., : valid.shape[-2], : valid.shape[-1]]
-
-        vision = tower(pixels, seen, channels, gsd, dates, **kwargs)
+        hidden = hide_patches(tower, pixels, valid, self.config.mask_ratio, noise)
+        vision = tower(pixels, hidden.seen, channels, gsd, dates, **kwargs)
         text = self.text_model(input_ids, attention_mask, numeric_values, **kwargs)
         image_embeds, text_embeds, logits = self._similarity(vision.pooler_output, text.pooler_output)
-        mask = torch.ones_like(text.last_hidden_state[..., 0]) if attention_mask is None else attention_mask
-        fused = self.fuser(_queries(vision), text.last_hidden_state, mask, text.pooler_output)
-        predicted = self.decoder(fused[:, 1:], hidden, present, gsd * patch, dates, channels, grid)
-
+        fused = self.fuser(_queries(vision), *_report(text, attention_mask))
+        predicted = None
         terms = {}
         if self.config.reconstruction_weight:
-            weights = weights.flatten(2, 3)  # (B, T, N, C, pp)
-            target = _normalise_patches(tower.embeddings.patches(pixels).flatten(2, 3), weights)
-            terms["reconstruction"] = reconstruction_loss(predicted, target, weights * hidden[:, None, :, None, None])
+            predicted = self._reconstruct(hidden, fused[:, 1:], gsd, dates, channels)
+            terms["reconstruction"] = hidden.loss(predicted)
         if self.config.alignment_weight:
-            terms["alignment"] = alignment_loss(logits)
+            terms["alignment"] = self._alignment_term(image_embeds, text_embeds, vision.image_valid, report_keys)
         terms.update(self._scale_terms(vision))
-        if self.config.use_masked_language and language_labels is not None:
-            words = self.language_head(text.last_hidden_state, self.get_input_embeddings().weight)
-            words = words.flatten(0, 1).float()
-            terms["masked_language"] = nn.functional.cross_entropy(words, language_labels.flatten())
+        if self.config.use_masked_language and self.config.masked_language_weight and language_labels is not None:
+            terms["masked_language"] = self._masked_language_term(text.last_hidden_state, language_labels)
         return AgriClipPreTrainingOutput(
             loss=self._weigh(terms),
             loss_dict={name: term.detach() for name, term in terms.items()},
             reconstruction=predicted,
-            patch_mask=hidden.long(),
+            patch_mask=hidden.hidden.long(),
             logits_per_image=logits,
             text_embeds=text_embeds,
             image_embeds=image_embeds,
         )
 
-    def _choose_hidden(self, present: Tensor, noise: Tensor | None) -> Tensor:
-        """Hide `mask_ratio` of the cells that exist, those with the least noise; (B, N) bool."""
-        noise = torch.rand(present.shape, device=present.device) if noise is None else noise.to(present.device)
-        noise = noise.float().masked_fill(~present, torch.inf)
-        rank = noise.argsort(dim=1).argsort(dim=1)
-        return (rank < (present.sum(dim=1, keepdim=True) * self.config.mask_ratio).long()) & present
-
-
-def _normalise_patches(patches: Tensor, valid: Tensor) -> Tensor:
-    """Zero mean and unit variance over the valid pixels and channels of each dated patch (B, T, N, C, pp)."""
-    count = valid.sum(dim=(-2, -1), keepdim=True).clamp(min=1)
-    mean = (patches * valid).sum(dim=(-2, -1), keepdim=True) / count
-    variance = ((patches - mean).square() * valid).sum(dim=(-2, -1), keepdim=True) / count
-    return (patches - mean) / (variance + 1e-4).sqrt()
+    def _masked_language_term(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of the words that were masked; tokens (B, L, E), labels (B, L) with -100 elsewhere."""
+        words = self.language_head(tokens, self.get_input_embeddings().weight)
+        values = nn.functional.cross_entropy(words.flatten(0, 1).float(), labels.flatten(), reduction="none")
+        return weighted_mean(values, (labels.flatten() != -100).float())
 
 
 class AgriClipForSuitability(_AgriClipTwoTowers):
@@ -396,6 +346,9 @@ class AgriClipForSuitability(_AgriClipTwoTowers):
         self.fuser = AgriClipFuser._from_config(config.fuser_config)
         self.suitability_head = AgriClipSuitabilityHead(config)
         self.image_effect_head = AgriClipSuitabilityHead(config, additive=True)
+        if config.use_pretraining_heads:
+            self._build_projections(config)
+            self.decoder = AgriClipPatchDecoder(config)
         if config.use_detection_head:
             self.detection_head = nn.Linear(config.vision_config.hidden_size, 1)
         self.post_init()
@@ -415,6 +368,10 @@ class AgriClipForSuitability(_AgriClipTwoTowers):
         labels: Tensor | None = None,
         label_weights: Tensor | None = None,
         detection_labels: Tensor | None = None,
+        noise: Tensor | None = None,
+        report_keys: Tensor | None = None,
+        attacked_pixel_values: Tensor | None = None,
+        attacked_numeric_values: Tensor | None = None,
         text_model_output: BaseModelOutputWithPooling | None = None,
         vision_model_output: AgriClipVisionOutput | None = None,
         **kwargs: Any,
@@ -433,6 +390,10 @@ class AgriClipForSuitability(_AgriClipTwoTowers):
             labels: Share or presence of a place (B,), or of each cell (B, N); NaN = no label.
             label_weights: Weight of each label, such as its number of trials; same shape.
             detection_labels: 1 where the field was double-cropped in the image's year (B,); NaN = no label.
+            noise: Random numbers (B, N) whose smallest hide their cell from masked image modelling; drawn if None.
+            report_keys: What tells reports apart (B, K), for their alignment with images.
+            attacked_pixel_values: `pixel_values` as an attack left them, for the adversarial term (F20).
+            attacked_numeric_values: `numeric_values` as an attack left them.
             text_model_output: What the report encoder returned before, so that a report is encoded once.
             vision_model_output: What the vision tower returned before, so that an image is encoded once.
             **kwargs: Passed on to both towers.
@@ -445,26 +406,10 @@ class AgriClipForSuitability(_AgriClipTwoTowers):
             text = self.text_model(input_ids, attention_mask, numeric_values, **kwargs)
         if vision is None and pixel_values is not None:
             vision = self.vision_model(pixel_values, pixel_mask, channels, gsd, dates, **kwargs)
-        report: tuple[Tensor, ...] = ()
-        if text is not None:
-            tokens, summary = _report_features(text)
-            mask = torch.ones_like(tokens[..., 0]) if attention_mask is None else attention_mask
-            report = (tokens, mask, summary)
-            batch = tokens.shape[0]
-        elif vision is not None:
-            batch = vision.pooler_output.shape[0]
-        else:
+        if text is None and vision is None:
             raise ValueError("Give an image (`pixel_values`), a report (`input_ids`), or both.")
-
-        empty_site = self.vision_model.pooling.empty.repeat(batch, 1).unsqueeze(1)
-        fused = self.fuser(empty_site, *report)
-        parameters = alone = self.suitability_head(fused)  # (B, 1, 1 or 2)
-        effect = None
-        if vision is not None:
-            fused = self.fuser(_queries(vision), *report)
-            keep = torch.cat([vision.image_valid.unsqueeze(1), vision.cell_mask], dim=1).to(alone.dtype)
-            effect = self.image_effect_head(fused) * keep.unsqueeze(-1)  # (B, 1 + N, 1 or 2)
-            parameters = alone + effect
+        report = _report(text, attention_mask)
+        parameters, alone, effect, fused = self._answer(vision, report)
         scores, probabilities = self.suitability_head.interpret(parameters)
         detection = None
         if self.config.use_detection_head and vision is not None:
@@ -474,6 +419,15 @@ class AgriClipForSuitability(_AgriClipTwoTowers):
             terms["detection"] = binomial_loss(detection, detection_labels)
         if terms and vision is not None:
             terms.update(self._scale_terms(vision))
+            if self.config.use_pretraining_heads and pixel_values is not None:
+                image = (pixel_values, pixel_mask, channels, gsd, dates)
+                terms.update(self._self_supervised_terms(vision, report, image, noise, report_keys, **kwargs))
+        if labels is not None and self.config.adversarial_weight and attacked_pixel_values is not None:
+            seen = self.vision_model(attacked_pixel_values, pixel_mask, channels, gsd, dates, **kwargs)
+            if input_ids is not None:
+                text = self.text_model(input_ids, attention_mask, attacked_numeric_values, **kwargs)
+            attacked = self._answer(seen, _report(text, attention_mask))[0]
+            terms["adversarial"] = self._prediction_term(attacked, labels, label_weights, vision)
         share = None
         if self.config.suitability_likelihood == "share":
             share = self.suitability_head.split(parameters[:, 0])[0].exp().clamp(max=1.0)
@@ -493,6 +447,45 @@ class AgriClipForSuitability(_AgriClipTwoTowers):
             fused_state=fused,
         )
 
+    def _self_supervised_terms(
+        self,
+        vision: AgriClipVisionOutput,
+        report: tuple[Tensor, ...],
+        image: tuple[Tensor | None, ...],
+        noise: Tensor | None,
+        keys: Tensor | None,
+        **kwargs: Any,
+    ) -> dict[str, Tensor]:
+        """Alignment of whole images with their reports, and masked image modelling in a pass of its own."""
+        terms = {}
+        if self.config.alignment_weight and report:
+            image_embeds, text_embeds, _ = self._similarity(vision.pooler_output, report[2])
+            terms["alignment"] = self._alignment_term(image_embeds, text_embeds, vision.image_valid, keys)
+        if self.config.reconstruction_weight:
+            pixels, valid, channels, gsd, dates = self.vision_model.prepare(*image)
+            hidden = hide_patches(self.vision_model, pixels, valid, self.config.mask_ratio, noise)
+            partial = self.vision_model(pixels, hidden.seen, channels, gsd, dates, **kwargs)
+            cells = self.fuser(_queries(partial), *report)[:, 1:]
+            terms["reconstruction"] = hidden.loss(self._reconstruct(hidden, cells, gsd, dates, channels))
+        return terms
+
+    def _answer(
+        self, vision: AgriClipVisionOutput | None, report: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """Parameters of the likelihood with and without the image, the image's effect, and what was fused.
+
+        The parameters are (B, 1 + N, 1 or 2), or (B, 1, 1 or 2) without an image or of the report alone.
+        """
+        batch = report[0].shape[0] if vision is None else vision.pooler_output.shape[0]
+        fused = self.fuser(self.vision_model.pooling.empty.repeat(batch, 1).unsqueeze(1), *report)
+        alone = self.suitability_head(fused)
+        if vision is None:
+            return alone, alone, None, fused
+        fused = self.fuser(_queries(vision), *report)
+        keep = torch.cat([vision.image_valid.unsqueeze(1), vision.cell_mask], dim=1).to(alone.dtype)
+        effect = self.image_effect_head(fused) * keep.unsqueeze(-1)
+        return alone + effect, alone, effect, fused
+
     def _prediction_terms(
         self,
         parameters: Tensor,
@@ -505,19 +498,26 @@ class AgriClipForSuitability(_AgriClipTwoTowers):
         """The prediction with the image, the one without it, and the price of their difference."""
         if labels is None:
             return {}
-        of_cells = labels.dim() == 2
-        if of_cells:
-            if vision is None:
-                raise ValueError("Labels a cell need an image: give `pixel_values`, or one label a place.")
-            known = vision.cell_mask.to(parameters.dtype)
-            weights = known if weights is None else weights * known
-        terms = {"prediction": self._likelihood(parameters[:, 1:] if of_cells else parameters[:, 0], labels, weights)}
+        terms = {"prediction": self._prediction_term(parameters, labels, weights, vision)}
         if effect is not None and self.config.report_only_weight:
-            report_alone = alone.expand(-1, labels.shape[1], -1) if of_cells else alone[:, 0]
-            terms["report_only"] = self._likelihood(report_alone, labels, weights)
+            places = parameters.shape[1] if labels.dim() == 2 else 1
+            terms["report_only"] = self._prediction_term(alone.expand(-1, places, -1), labels, weights, vision)
         if effect is not None and self.config.image_effect_weight:
-            terms["image_effect"] = effect.float().square().mean()
+            squared = effect.float().square()
+            terms["image_effect"] = weighted_mean(squared, torch.ones_like(squared))
         return terms
+
+    def _prediction_term(
+        self, parameters: Tensor, labels: Tensor, weights: Tensor | None, vision: AgriClipVisionOutput | None
+    ) -> Tensor:
+        """Likelihood of the label of each place (B,), or of each of its cells (B, N)."""
+        if labels.dim() == 1:
+            return self._likelihood(parameters[:, 0], labels, weights)
+        if vision is None:
+            raise ValueError("Labels a cell need an image: give `pixel_values`, or one label a place.")
+        known = vision.cell_mask.to(parameters.dtype)
+        weights = known if weights is None else weights * known
+        return self._likelihood(parameters[:, 1:], labels, weights)
 
     def _likelihood(self, parameters: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
         """Loss of parameters (..., 1 or 2) under the configured likelihood."""
@@ -526,6 +526,8 @@ class AgriClipForSuitability(_AgriClipTwoTowers):
             return censored_share_loss(mean, log_sd, labels, self.config.share_floor, weights)
         if self.config.suitability_likelihood == "regression":
             return squared_error_loss(parameters[..., 0], labels, weights)
+        if self.config.suitability_likelihood == "presence_only":
+            return positive_unlabelled_loss(parameters[..., 0], labels, self.config.presence_prior, weights)
         return binomial_loss(parameters[..., 0], labels, weights)
 
 
@@ -535,7 +537,7 @@ class AgriClipForSemanticSegmentation(_AgriClipTwoTowers):
     def __init__(self, config: AgriClipConfig) -> None:
         super().__init__(config)
         self._build_towers(config)
-        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
+        self._build_text_projection(config)
         self.segmentation_head = AgriClipSegmentationHead(config)
         self.post_init()
 
@@ -597,7 +599,7 @@ def _segmentation_loss(logits: Tensor, labels: Tensor, keep: Tensor) -> Tensor:
         )
     else:
         values = nn.functional.cross_entropy(logits, labels.masked_fill(~known, 0).long(), reduction="none")
-    return (values * known).sum() / known.sum().clamp(min=1)
+    return (values * known).sum() / current_scope().total(known.sum()).clamp(min=1)
 
 
 class AgriClipForImageClassification(AgriClipPreTrainedModel):

@@ -98,14 +98,25 @@ def fit(
     size: Annotated[str | None, typer.Option(help="Size of the model: tiny, small or base.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs, instead of the study's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed, instead of the study's.")] = None,
+    members: Annotated[
+        int | None, typer.Option("--members", "-k", min=1, help="Members of the ensemble, instead of the study's.")
+    ] = None,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Models to fit side by side; one a core by default.")
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew, instead of going on with an interrupted fit.")
+    ] = False,
+    track: Annotated[
+        list[str] | None, typer.Option(help="Follow the losses in a tracker: tensorboard or trackio.")
     ] = None,
     baselines: Annotated[bool, typer.Option(help="Score baselines on the same folds.")] = True,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Fit a model to a study and score it on unseen blocks of land.
+
+    An interrupted fit goes on when the same command is given again, and ends with the same model.
 
     Baselines are scored on the same places and folds, unless --no-baselines is given.
     """
@@ -119,8 +130,20 @@ def fit(
 
     folder = output or Path("out") / loaded.name
     with _quiet_libraries():
-        options = {"processes": processes or os.cpu_count() or 1, "quiet": quiet or as_json}
-        result = dict(fit_study(loaded, folder, size=size, epochs=epochs, seed=seed, **options))
+        result = dict(
+            fit_study(
+                loaded,
+                folder,
+                size=size,
+                epochs=epochs,
+                seed=seed,
+                members=members,
+                processes=processes or os.cpu_count() or 1,
+                restart=restart,
+                report_to=tuple(track or ()),
+                quiet=quiet or as_json,
+            )
+        )
         with _status("Scoring baselines on the same folds", quiet or as_json or not baselines):
             result["comparison"] = compare_on_study(loaded, result["predictions"], baselines=baselines)
     result["command"] = f"agriclip fit {study} --output {folder}"

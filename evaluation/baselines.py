@@ -111,6 +111,7 @@ BASELINES: dict[str, _Baseline] = {
 DEFAULTS: dict[str, tuple[str, ...]] = {
     "share": ("random forest (presence)", "random forest (sqrt share)", "extra trees (log share)"),
     "binary": ("random forest (share)",),
+    "presence_only": ("random forest (presence)",),
 }
 
 

@@ -18,7 +18,9 @@ from transformers import (
     PreTrainedConfig,
 )
 
+from .calibration_agriclip import Calibration, ConformalLevel
 from .configuration_agriclip import AgriClipConfig, AgriClipFuserConfig, AgriClipTextConfig, AgriClipVisionConfig
+from .ensemble_agriclip import AgriClipEnsemble, AgriClipEnsembleOutput
 from .modeling_agriclip import (
     AgriClipForImageClassification,
     AgriClipForPreTraining,
@@ -72,6 +74,8 @@ _register_processor()
 
 __all__ = [
     "AgriClipConfig",
+    "AgriClipEnsemble",
+    "AgriClipEnsembleOutput",
     "AgriClipForImageClassification",
     "AgriClipForPreTraining",
     "AgriClipForSemanticSegmentation",
@@ -83,4 +87,6 @@ __all__ = [
     "AgriClipTextModel",
     "AgriClipVisionConfig",
     "AgriClipVisionModel",
+    "Calibration",
+    "ConformalLevel",
 ]

@@ -33,8 +33,8 @@ class AgriClipVisionConfig(PreTrainedConfig):
         num_channel_variables: Number of buckets for named variables (`vv`, `ndvi`, `woody_cover`, ...).
         default_gsd: Ground sample distance in metres that is assumed when none is given.
         position_periods: Shortest and longest period of the position code, in metres.
-        backbone_config: Configuration of a CLIP or SigLIP vision transformer that takes the place of the stages; width,
-            depth and patch size are then its own.
+        backbone_config: Configuration of a CLIP or SigLIP vision transformer that takes the place of the stages;
+            width, depth and patch size are then its own.
     """
 
     model_type = "agriclip_vision_model"
@@ -106,8 +106,8 @@ class AgriClipTextConfig(PreTrainedConfig):
         num_number_periods: How many periods, spaced evenly in the logarithm.
         embedding_init_std: Spread at which words, positions and numbers start, for an encoder that is trained from
             nothing on little data; the encoder's own if None.
-        pooling: How tokens become one vector: their `mean`, the end-of-text token (`eos`, as in CLIP) or the `last`
-            (as in SigLIP).
+        pooling: How tokens become one vector: their `mean`, the `first`, the end-of-text token (`eos`, as in CLIP) or
+            the `last` (as in SigLIP).
     """
 
     model_type = "agriclip_text_model"
@@ -140,8 +140,8 @@ class AgriClipTextConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Refuse a pooling that does not exist."""
-        if self.pooling not in ("mean", "eos", "last"):
-            raise ValueError(f"`pooling` must be one of mean, eos, last, got {self.pooling}.")
+        if self.pooling not in ("mean", "first", "eos", "last"):
+            raise ValueError(f"`pooling` must be one of mean, first, eos, last, got {self.pooling}.")
 
     # The sizes live in the encoder's own configuration; here they are only passed through.
     @property

@@ -151,10 +151,10 @@ class AgriClipModel(_AgriClipTwoTowers):
     ) -> "AgriClipModel":
         """Start from a CLIP or SigLIP checkpoint: its two transformers, its projections and its scale.
 
-        At one scale, for pixels standardised as the checkpoint's own processor does, embeddings and similarities are
-        the checkpoint's. Texts: CLIP's may be padded to any length, SigLIP's must be padded as it was trained, to 64
-        tokens without an attention mask. Bands that are not red, green or blue, further dates, further scales and
-        numbers start near to what the checkpoint would make of them, and are to be trained.
+        At one scale, embeddings and similarities are the checkpoint's, for pixels standardised as its own processor
+        does (`image_mean` and `image_std` of [`AgriClipImageProcessor`]). Texts for CLIP may be padded to any length;
+        those for SigLIP to 64 tokens without an attention mask, as it was trained. Bands that are not red, green or
+        blue, further dates, further scales and numbers start near to what the checkpoint would make of them.
 
         Args:
             source: Folder, name on the Hub, or a loaded `CLIPModel` or `SiglipModel`.
@@ -346,8 +346,10 @@ class AgriClipForSuitability(_AgriClipTwoTowers):
         self.fuser = AgriClipFuser._from_config(config.fuser_config)
         self.suitability_head = AgriClipSuitabilityHead(config)
         self.image_effect_head = AgriClipSuitabilityHead(config, additive=True)
-        if config.use_pretraining_heads:
+        # A head that no term of the objective reaches would stall processes that wait for its gradient.
+        if config.use_pretraining_heads and config.alignment_weight:
             self._build_projections(config)
+        if config.use_pretraining_heads and config.reconstruction_weight:
             self.decoder = AgriClipPatchDecoder(config)
         if config.use_detection_head:
             self.detection_head = nn.Linear(config.vision_config.hidden_size, 1)

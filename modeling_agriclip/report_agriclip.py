@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from .base_agriclip import AgriClipPreTrainedModel, fourier_features, log_spaced
+from .clip_agriclip import TEXT_ENCODERS, pool_tokens
 from .configuration_agriclip import AgriClipTextConfig
 
 
@@ -32,6 +33,13 @@ class AgriClipNumberEmbedding(nn.Module):
     def init_weights(self, std: float) -> None:
         """Start the missing number like a word."""
         init.normal_(self.missing, std=std)
+
+    @torch.no_grad()
+    def start(self, std: float) -> None:
+        """Start at a spread that suits words of spread `std`."""
+        init.normal_(self.projection.weight, std=0.3 * std)
+        # asinh reaches 7 where sine and cosine stay within 1.
+        self.projection.weight[:, -1] *= 0.2
 
     def forward(self, values: Tensor) -> Tensor:
         """Values (B, L) to embeddings (B, L, D)."""
@@ -68,10 +76,7 @@ class AgriClipTextModel(AgriClipPreTrainedModel):
         for module in self.encoder.modules():
             if isinstance(module, nn.Embedding):
                 init.normal_(module.weight, std=std)
-        projection = self.number_embedding.projection
-        init.normal_(projection.weight, std=0.3 * std)
-        # asinh reaches 7 where sine and cosine stay within 1.
-        projection.weight[:, -1] *= 0.2
+        self.number_embedding.start(std)
 
     def get_input_embeddings(self) -> nn.Module:
         """The wrapped encoder's word embeddings."""
@@ -102,7 +107,7 @@ class AgriClipTextModel(AgriClipPreTrainedModel):
             **kwargs: Passed on to the wrapped encoder.
 
         Returns:
-            `last_hidden_state` (B, L, D), 0 at padding, and `pooler_output`, the mean over tokens (B, D).
+            `last_hidden_state` (B, L, D), 0 at padding, and `pooler_output` (B, D), pooled as the configuration says.
 
         Raises:
             ValueError: Neither or both of `input_ids` and `inputs_embeds` are given.
@@ -121,10 +126,9 @@ class AgriClipTextModel(AgriClipPreTrainedModel):
             kwargs.setdefault(name, getattr(self.config, name))
         output = self.encoder(inputs_embeds=inputs_embeds, attention_mask=attention_mask | empty.long(), **kwargs)
         keep = attention_mask.unsqueeze(-1).to(inputs_embeds.dtype)
-        hidden = output.last_hidden_state * keep
         return BaseModelOutputWithPooling(
-            last_hidden_state=hidden,
-            pooler_output=hidden.sum(dim=1) / keep.sum(dim=1).clamp(min=1),
+            last_hidden_state=output.last_hidden_state * keep,
+            pooler_output=pool_tokens(output.last_hidden_state, attention_mask, input_ids, self.config),
             hidden_states=output.get("hidden_states"),
             attentions=output.get("attentions"),
         )
@@ -140,6 +144,8 @@ class AgriClipTextModel(AgriClipPreTrainedModel):
 
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     """The base model of any text-encoder configuration, without the pooler that nothing here would train."""
+    if config.model_type in TEXT_ENCODERS:
+        return TEXT_ENCODERS[config.model_type]._from_config(config)
     encoder_class: Any = MODEL_MAPPING[type(config)]
     if "add_pooling_layer" in inspect.signature(encoder_class.__init__).parameters:
         return encoder_class._from_config(config, add_pooling_layer=False)

@@ -13,6 +13,7 @@ from transformers.utils.generic import ModelOutput, can_return_tuple, merge_with
 
 from .base_agriclip import AgriClipPooling, AgriClipPreTrainedModel, with_init_std
 from .channels_agriclip import AgriClipChannelEmbedding
+from .clip_agriclip import AgriClipBackbone, AgriClipDateMean, AgriClipScalePooling
 from .configuration_agriclip import AgriClipVisionConfig
 from .extractor_agriclip import AgriClipFeatureExtractor, AgriClipTemporalEncoder, upsample_cells
 
@@ -85,13 +86,22 @@ class AgriClipVisionModel(AgriClipPreTrainedModel):
 
     def __init__(self, config: AgriClipVisionConfig) -> None:
         super().__init__(config)
-        size, heads = config.stage_sizes[0], config.stage_heads[0]
-        self.embeddings = AgriClipChannelEmbedding(config, size, config.patch_size)
-        self.temporal = AgriClipTemporalEncoder(config, size, heads)
-        self.extractor = AgriClipFeatureExtractor(config)
+        # A backbone embeds, extracts and normalises by itself; what it shares are pyramid, dates and consistency.
+        self.has_backbone = config.backbone_config is not None
+        if self.has_backbone:
+            self.embeddings: Any = AgriClipBackbone(config)
+            self.temporal: Any = AgriClipDateMean(config, config.hidden_size, config.num_attention_heads)
+        else:
+            size, heads = config.stage_sizes[0], config.stage_heads[0]
+            self.embeddings = AgriClipChannelEmbedding(config, size, config.patch_size)
+            self.temporal = AgriClipTemporalEncoder(config, size, heads)
+            self.extractor = AgriClipFeatureExtractor(config)
         self.consistency = AgriClipAdaptiveConsistency(config)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.pooling = AgriClipPooling(config, config.hidden_size, 4)
+        if self.has_backbone:
+            self.pooling: Any = AgriClipScalePooling(config.hidden_size)
+        else:
+            self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+            self.pooling = AgriClipPooling(config, config.hidden_size, 4)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -128,23 +138,31 @@ class AgriClipVisionModel(AgriClipPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         generated = self.embeddings.generate(channels)
-        features, masks, hidden_states = [], [], None
+        features, masks, vectors, hidden_states = [], [], [], None
         for level in range(self.config.num_scales):
             if level:
                 pixels, valid = halve(pixels, valid)
             cells, cell_mask = self.embeddings(pixels, valid, generated), self.embeddings.cell_mask(valid)
             cells, cell_mask = self.temporal(cells, cell_mask, dates, **kwargs)
-            metres = gsd * (self.config.patch_size * 2**level)
-            feature, states = self.extractor(cells, cell_mask, metres, **kwargs)
+            if self.has_backbone:
+                feature, states, vector = self.embeddings.extract(cells, cell_mask, **kwargs)
+                vectors.append(vector)
+            else:
+                metres = gsd * (self.config.patch_size * 2**level)
+                feature, states = self.extractor(cells, cell_mask, metres, **kwargs)
             hidden_states = states if level == 0 else hidden_states
             features.append(feature)
             masks.append(cell_mask)
         fused, weights, scale_states, scale_mask = self.consistency(features, masks)
         cell_mask = masks[0].flatten(1)
-        fused = self.norm(fused) * cell_mask.unsqueeze(-1)
+        if self.has_backbone:
+            pooled = self.pooling(torch.stack(vectors, dim=1), weights, cell_mask)
+        else:
+            fused = self.norm(fused) * cell_mask.unsqueeze(-1)
+            pooled = self.pooling(fused, cell_mask)
         return AgriClipVisionOutput(
             last_hidden_state=fused,
-            pooler_output=self.pooling(fused, cell_mask),
+            pooler_output=pooled,
             cell_mask=cell_mask.long(),
             image_valid=cell_mask.any(dim=1).long(),
             scale_weights=weights,

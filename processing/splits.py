@@ -84,3 +84,26 @@ def spatial_blocks(x: ArrayLike, y: ArrayLike, size: float, folds: int, seed: in
         fold_of_block[block] = fold
         filled[fold] += counts[block]
     return fold_of_block[ids]
+
+
+def hold_out_blocks(blocks: ArrayLike, share: float, seed: int = 0) -> NDArray[np.bool_]:
+    """Choose whole blocks that hold about a share of the points.
+
+    Args:
+        blocks: (N,) block of each point.
+        share: Share of the points, above 0 and below 1.
+        seed: Seed of the choice.
+
+    Returns:
+        (N,) True in the chosen blocks; at least one block is chosen and one is not.
+
+    Raises:
+        AgriClipError: All points lie in one block.
+    """
+    ids = np.asarray(blocks)
+    names, counts = np.unique(ids, return_counts=True)
+    if len(names) < 2:
+        raise AgriClipError("All sites lie in one block, so none can be set aside; use smaller blocks.")
+    order = np.random.default_rng(seed).permutation(len(names))
+    enough = int(np.searchsorted(np.cumsum(counts[order]), share * len(ids))) + 1
+    return np.isin(ids, names[order[: min(enough, len(names) - 1)]])

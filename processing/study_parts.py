@@ -29,6 +29,18 @@ def _ordered(bounds: tuple[float, float] | None) -> tuple[float, float] | None:
     return bounds
 
 
+# Terms of the objective beside the prediction; training/objective.py says what each is.
+ObjectiveTerm = Literal[
+    "adversarial",
+    "reconstruction",
+    "consistency",
+    "diversity",
+    "alignment",
+    "detection",
+    "masked_language",
+    "report_only",
+    "image_effect",
+]
 Unit = Annotated[str, AfterValidator(_unit)]
 Range = Annotated[tuple[float, float] | None, AfterValidator(_ordered)]
 
@@ -330,34 +342,95 @@ class ModelPart(Part):
     overrides: dict[str, Any] = Field(default_factory=dict)
 
 
+class Lora(Part):
+    """Low-rank adapters in place of fitting every weight.
+
+    Attributes:
+        recipe: Which parts get adapters: `report`, `fusion`, `vision` or `all`; or several of them.
+        rank: Rank of each adapter.
+        dora: Split a weight's size from its direction (DoRA).
+    """
+
+    recipe: str | list[str] = "all"
+    rank: int = Field(default=8, ge=1)
+    dora: bool = False
+
+
 class Training(Part):
     """How the model is fitted.
 
     Attributes:
-        objective: `binary` (binomial likelihood of the counts) or `share` (likelihood for rare shares).
+        objective: What the labels are fitted as: `binary` (binomial likelihood of the counts), `share` (likelihood
+            for rare shares) or `presence_only` (found or unknown).
+        preset: Which terms stand beside the prediction: `default`, `full`, or one of the paper's four totals.
+        weights: Weight of single terms, in place of the preset's.
         epochs: Passes over the sites.
-        batch_size: Sites per step.
+        batch_size: Sites per step, over all processes.
+        chunk_size: Sites in memory at a time; a larger batch is run in chunks, with the gradients of the whole.
         learning_rate: Highest learning rate.
         weight_decay: Decoupled weight decay.
+        schedule: How the learning rate falls: `cosine`, `step` (to a tenth every `step_epochs`) or `plateau` (to a
+            tenth where the validation stands still).
+        step_epochs: Epochs between two steps.
+        validation: Share of the blocks that are fitted to which is set aside to watch the fit.
+        patience: Stop after so many epochs without a better log loss on the validation blocks.
         image_dropout: Share of samples shown without their image.
+        sentence_dropout: Share of a report's clauses left out while fitting.
+        number_dropout: Share of a report's numbers missing while fitting.
         number_noise: Noise on a report's numbers while fitting, in standard deviations over the sites.
         band_noise: Offset on each channel while fitting, in standard deviations of the channel.
         pixel_dropout: Largest share of an image's pixels hidden while fitting.
+        pretraining_epochs: Passes without labels before the fit, over the sites and as many unlabelled places.
+        unlabelled: Unlabelled places of the grid that are mixed in, as a share of the sites.
+        start: Model folder or Hub name whose weights the fit starts from.
+        tuning: What is fitted of a model: `full`, `lora` or `frozen` (the heads only).
+        lora: The adapters, for `lora`.
+        precision: Numbers that the network computes with.
+        gradient_checkpointing: Compute activations twice and keep fewer of them.
+        compile: Compile the network first.
+        calibration: How probabilities are calibrated on held-out blocks: `none`, `temperature`, `isotonic`, or `auto`
+            to choose by cross-validation.
         members: Models in the ensemble, each fitted without one fold.
         seed: Seed of weights and order.
     """
 
-    objective: Literal["binary", "share"] = "binary"
+    objective: Literal["binary", "share", "presence_only"] = "binary"
+    preset: Literal["default", "full", "paper_f1", "paper_f16", "paper_f19", "paper_f22"] = "default"
+    weights: dict[ObjectiveTerm, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     epochs: int = Field(default=30, ge=1)
     batch_size: int = Field(default=64, ge=1)
+    chunk_size: int | None = Field(default=None, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
+    schedule: Literal["cosine", "step", "plateau"] = "cosine"
+    step_epochs: int = Field(default=10, ge=1)
+    validation: float = Field(default=0.0, ge=0, lt=1)
+    patience: int | None = Field(default=None, ge=1)
     image_dropout: float = Field(default=0.1, ge=0, le=1)
+    sentence_dropout: float = Field(default=0.0, ge=0, lt=1)
+    number_dropout: float = Field(default=0.0, ge=0, lt=1)
     number_noise: float = Field(default=0.1, ge=0)
     band_noise: float = Field(default=0.1, ge=0)
     pixel_dropout: float = Field(default=0.5, ge=0, le=1)
+    pretraining_epochs: int = Field(default=0, ge=0)
+    unlabelled: float = Field(default=0.0, ge=0)
+    start: str | None = None
+    tuning: Literal["full", "lora", "frozen"] = "full"
+    lora: Lora = Field(default_factory=Lora)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    calibration: Literal["none", "temperature", "isotonic", "auto"] = "none"
     members: int = Field(default=1, ge=1)
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _check_watch(self) -> Self:
+        """What watches a fit needs blocks to watch it on."""
+        if not self.validation and (self.patience is not None or self.schedule == "plateau"):
+            asked = "patience" if self.patience is not None else "schedule: plateau"
+            raise ValueError(f"`{asked}` needs blocks to watch: set `validation`, such as 0.15")
+        return self
 
 
 class MapPart(Part):

@@ -1,8 +1,9 @@
-"""`agriclip fit STUDY`: one model a held-out fold, and one on all sites, with the stock Trainer.
+"""`agriclip fit STUDY`: one model a held-out fold, and one on all sites.
 
 Every site is predicted by a model that has not seen its block; those predictions are what the scores are computed
-from. The fold models stay beside the final one as members, whose spread the maps show. The model folder appears under
-its name only when it is complete.
+from. The fold models stay beside the final one as members of an ensemble, whose spread the maps show. The model folder
+appears under its name only when it is complete; until then the work lies beside it, and the same command goes on with
+it (see `resume.py`). Started by `torchrun` or `accelerate launch`, all processes fit each model together.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import json
 import math
 import os
 import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 from numpy.typing import NDArray
 from transformers.utils import logging as transformers_logging
 
@@ -28,7 +29,10 @@ from processing.processing_agriclip import AgriClipProcessor
 from processing.study import Study, load_study
 from processing.study_data import LabelTable, StudyData
 from processing.tokenizer import build_tokenizer
-from training.members import FitJob, FitTask, run_fits
+from training.members import run_fits
+from training.objective import Objective, get_objective
+from training.resume import check_disk, fingerprint_files, make_plan, partial_folder, working_folder
+from training.single_fit import CHECKPOINT_SECONDS, FitJob, FitTask, count_parameters
 from training.study_dataset import read_sites
 
 SUMMARY = "training_summary.json"
@@ -42,13 +46,18 @@ def fit_study(
     size: str | None = None,
     epochs: int | None = None,
     seed: int | None = None,
+    members: int | None = None,
     processes: int = 1,
+    restart: bool = False,
+    report_to: tuple[str, ...] = (),
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Fit a suitability model to a study's labels.
 
-    With `training.members: 1` one model is fitted outside the first fold and scored on it. With more members, as many
-    folds are held out in turn, and a last model, the one that the folder loads as, is fitted to all sites.
+    With one member a model is fitted outside the first fold and scored on it. With more, as many folds are held out in
+    turn (again and with other seeds, where there are more members than folds), and a last model, the one that the
+    folder loads as, is fitted to all sites.
 
     Args:
         study: A study or the path of its file.
@@ -56,8 +65,12 @@ def fit_study(
         size: `tiny`, `small` or `base` in place of the study's.
         epochs: Epochs in place of the study's.
         seed: Seed in place of the study's.
+        members: Members of the ensemble in place of the study's.
         processes: How many models to fit side by side, each in a process of its own; 1 fits in this process. A script
             that asks for more must keep its own code under `if __name__ == "__main__":`.
+        restart: Throw away what an interrupted fit left, instead of going on with it.
+        report_to: Trackers that follow the losses, such as `tensorboard` or `trackio`.
+        checkpoint_seconds: Time between two checkpoints of a fit.
         quiet: No progress bars.
 
     Returns:
@@ -65,7 +78,8 @@ def fit_study(
         the share on held-out sites, and how many there were), `seconds`.
 
     Raises:
-        AgriClipError: The study has no labels to learn from, or the folder holds something other than a model.
+        AgriClipError: The study has no labels to learn from, the folder holds something other than a model, the disk
+            is too small, an interrupted fit of another plan lies there, or a loss is no longer a number.
     """
     started = time.monotonic()
     # One bar at a time: saving a few megabytes needs none.
@@ -80,70 +94,116 @@ def fit_study(
     seed = training.seed if seed is None else seed
     processor = build_processor()
     folds = data.folds() if study.splits is not None else np.zeros(len(table), dtype=np.int64)
-    members = min(training.members, int(folds.max()) + 1)
-
+    members = training.members if members is None else members
+    if not folds.any():
+        members = 1  # without a second fold there is nothing to leave out in turn
+    task = FitTask(
+        study=study,
+        sites=read_sites(data, processor, table.x, table.y),
+        config=build_config(study, processor, size),
+        labels=table.share,
+        weights=_label_weights(study, table),
+        epochs=epochs or training.epochs,
+        blocks=_blocks(data, table),
+        channels=tuple(data.channels),
+        checkpoint_seconds=checkpoint_seconds,
+        report_to=report_to,
+        log_dir=Path(output_dir) / "logs" if report_to else None,
+        failure_dir=Path(output_dir) / "failed",
+    )
+    check_disk(output.parent, count_parameters(task.config), members + 1, min(processes, members + 1))
+    plan = make_plan(
+        study=study.fingerprint(),
+        data=fingerprint_files([study.path(file) for _, file in study.files()]),
+        size=size,
+        epochs=task.epochs,
+        seed=seed,
+        members=members,
+    )
+    state = PartialState()
     output.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
-        task = FitTask(
-            study=study,
-            sites=read_sites(data, processor, table.x, table.y),
-            config=build_config(study, processor, size),
-            labels=table.share,
-            weights=_label_weights(study, table),
-            epochs=epochs or training.epochs,
-        )
-        everywhere = np.ones(len(table), dtype=bool)
-        # Without a second fold there is nothing to hold out.
-        runs = [folds != k for k in range(members)] if folds.any() else [everywhere]
-        jobs = [
-            FitJob(
-                name="Fitting" if inside.all() else f"Fitting without fold {k + 1}",
-                inside=inside,
-                seed=seed + k,
-                folder=scratch / MEMBERS / f"fold_{k + 1}" if members > 1 else scratch,
-            )
-            for k, inside in enumerate(runs)
-        ]
-        if members > 1:
-            jobs.append(FitJob("Fitting on all sites", everywhere, seed + members, scratch))
-        held_out = {"probability": np.full(len(table), np.nan), "share": np.full(len(table), np.nan)}
-        for job, found in zip(jobs, run_fits(task, jobs, processes, quiet), strict=True):
-            processor.save_pretrained(job.folder)
-            shutil.rmtree(job.folder / "trainer", ignore_errors=True)
-            for key, values in found.items():
-                held_out[key][~job.inside] = values
-        predictions = _write_predictions(scratch / "heldout_predictions.csv", table, folds, held_out)
+    with working_folder(output, plan, restart, state) as folder:
+        result = folder / "result"
+        jobs = make_jobs(folds, members, seed, result, folder)
+        held_out = _fit_jobs(task, jobs, processes, quiet, processor if state.is_main_process else None)
         scores = _held_out_scores(table, held_out)
-        summary = {
-            "study": study.name,
-            "title": study.title,
-            "study_fingerprint": study.fingerprint(),
-            "objective": training.objective,
-            "sites": len(table),
-            "members": members,
-            "epochs": task.epochs,
-            "seed": seed,
-            "predictors": [variable.name for variable in study.variables],
-            "channels": [channel.name for channel in data.channels],
-            "held_out": scores,
-            "seconds": round(time.monotonic() - started, 1),
-        }
-        (scratch / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
-        study.save(scratch / "study.yaml")
-        scratch.chmod(0o755)
-        if output.exists():
-            shutil.rmtree(output)
-        os.replace(scratch, output)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
+        if state.is_main_process:
+            _write_predictions(result / "heldout_predictions.csv", table, folds, held_out)
+            summary = {
+                "study": study.name,
+                "title": study.title,
+                "study_fingerprint": study.fingerprint(),
+                "objective": training.objective,
+                "preset": training.preset,
+                "terms": _weights(task.config),
+                "sites": len(table),
+                "members": members,
+                "epochs": task.epochs,
+                "seed": seed,
+                "predictors": [variable.name for variable in study.variables],
+                "channels": [channel.name for channel in data.channels],
+                "held_out": scores,
+                "seconds": round(time.monotonic() - started, 1),
+            }
+            (result / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
+            study.save(result / "study.yaml")
+            if output.exists():
+                shutil.rmtree(output)
+            os.replace(result, output)
+    if state.is_main_process:
+        shutil.rmtree(partial_folder(output))
+    state.wait_for_everyone()
     return {
         "model_dir": str(output),
-        "predictions": str(output / predictions.name),
+        "predictions": str(output / "heldout_predictions.csv"),
         "scores": scores,
         "seconds": time.monotonic() - started,
     }
+
+
+def make_jobs(folds: NDArray[np.int64], members: int, seed: int, result: Path, scratch: Path) -> list[FitJob]:
+    """The fits of an ensemble: member k leaves out fold k, and begins again with another seed after the last.
+
+    Args:
+        folds: (N,) fold of each site; all 0 where there are none.
+        members: Members of the ensemble.
+        seed: Seed of the first.
+        result: Where the model folder is made.
+        scratch: Where checkpoints lie.
+    """
+    everywhere = np.ones(len(folds), dtype=bool)
+    if not folds.any():
+        return [FitJob("Fitting", everywhere, seed, result, scratch / "all")]
+    number = int(folds.max()) + 1
+    alone = members == 1
+    jobs = []
+    for k in range(members):
+        again = f", seed {seed + k}" if k >= number else ""
+        name = f"Fitting without fold {k % number + 1}{again}"
+        key = f"fold_{k % number + 1}" + (f"_{k // number}" if again else "")
+        folder = result if alone else result / MEMBERS / key
+        jobs.append(FitJob(name, folds != k % number, seed + k, folder, scratch / key))
+    if not alone:
+        jobs.append(FitJob("Fitting on all sites", everywhere, seed + members, result, scratch / "all"))
+    return jobs
+
+
+def _fit_jobs(
+    task: FitTask, jobs: list[FitJob], processes: int, quiet: bool, processor: AgriClipProcessor | None
+) -> dict[str, NDArray[np.float64]]:
+    """Do all fits; the mean held-out probability and share of each site, NaN where no model left it out."""
+    sums = {key: np.zeros(len(task.labels)) for key in ("probability", "share")}
+    counts = np.zeros(len(task.labels))
+    for job, found in zip(jobs, run_fits(task, jobs, processes, quiet), strict=True):
+        if processor is not None:
+            processor.save_pretrained(job.folder)
+            if (job.scratch / "history.json").exists():
+                shutil.copy(job.scratch / "history.json", job.folder / "history.json")
+        counts += ~job.inside
+        for key, values in found.items():
+            sums[key][~job.inside] += values
+    with np.errstate(invalid="ignore"):
+        return {key: np.where(counts > 0, total / counts, np.nan) for key, total in sums.items()}
 
 
 def build_processor() -> AgriClipProcessor:
@@ -153,16 +213,30 @@ def build_processor() -> AgriClipProcessor:
 
 def build_config(study: Study, processor: AgriClipProcessor, size: str | None = None) -> AgriClipConfig:
     """The configuration a study asks for, with the vocabulary of `processor`."""
-    part = study.model
+    part, training = study.model, study.training
     overrides = dict(part.overrides)
-    if study.training.objective == "share":
+    if training.objective == "share":
         overrides = {"share_threshold": study.labels.presence_above, **overrides}
-    likelihood = {"suitability_likelihood": study.training.objective}
+    likelihood = {"suitability_likelihood": training.objective}
+    objective = get_objective(training.preset)
+    weights = Objective(**{**vars(objective), **training.weights})
     config = AgriClipConfig.from_size(
-        size or part.size, vocab_size=len(processor.tokenizer), **{**likelihood, **overrides}
+        size or part.size, vocab_size=len(processor.tokenizer), **{**likelihood, **weights.fields(), **overrides}
     )
     config.text_config.number_token_id = processor.num_token_id
     return config
+
+
+def _weights(config: AgriClipConfig) -> dict[str, float]:
+    """Weight of each term that is not 0."""
+    names = [name for name in vars(config) if name.endswith("_weight")]
+    return {name.removesuffix("_weight"): float(getattr(config, name)) for name in names if getattr(config, name)}
+
+
+def _blocks(data: StudyData, table: LabelTable) -> NDArray[np.int64]:
+    """Block of land of each site; every site its own where the study has no blocks."""
+    splits = data.study.splits
+    return np.arange(len(table)) if splits is None or splits.size is None else data.blocks()
 
 
 def _label_weights(study: Study, table: LabelTable) -> NDArray[np.float64]:

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from processing.study import load_study
 from processing.virtual_landscape import make_virtual_landscape
+from tests.training.small_model import make_batch
 from training.fit import fit_study
 
 
@@ -23,3 +25,9 @@ def fitted(landscape: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     study = study.model_copy(update={"training": study.training.model_copy(update={"members": 2, "epochs": 1})})
     folder = tmp_path_factory.mktemp("fit")
     return folder, fit_study(study, folder, quiet=True)
+
+
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    """Inputs of four places."""
+    return make_batch()

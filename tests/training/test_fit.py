@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from safetensors.torch import load_file
 from transformers import AutoProcessor
 
 from mapping.predict import SuitabilityPredictor, map_study
@@ -16,7 +17,7 @@ from processing.errors import AgriClipError
 from processing.study import load_study
 from processing.study_data import StudyData
 from training.fit import build_processor, fit_study
-from training.study_dataset import SuitabilityDataset, read_sites
+from training.study_dataset import SiteNoise, SuitabilityDataset, read_sites
 
 
 def rows_of(path):
@@ -74,7 +75,8 @@ def test_image_and_number_noise_only_in_training(landscape):
     noise = torch.zeros(sites.numeric_values.shape[1])
     slot = int(sites.numeric_values[0].nonzero()[0])
     noise[slot] = 5.0
-    noisy = SuitabilityDataset(sites, table.share, table.weight, index, image_dropout=1.0, number_noise=noise)
+    noise = SiteNoise(image_dropout=1.0, number_noise=noise)
+    noisy = SuitabilityDataset(sites, table.share, table.weight, index, noise)
     moved = noisy[3]["numeric_values"] != sites.numeric_values[3]
     assert moved.nonzero().flatten().tolist() == [slot]
     assert not noisy[3]["pixel_mask"].any()
@@ -129,16 +131,6 @@ def test_bad_folders_and_labels_are_refused(landscape, tmp_path):
         map_study(landscape, tmp_path / "nowhere", tmp_path, quiet=True)
 
 
-def test_a_failed_fit_leaves_nothing(landscape, tmp_path, monkeypatch):
-    def fail(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("training.members.make_trainer", fail)
-    with pytest.raises(KeyboardInterrupt):
-        fit_study(landscape, tmp_path / "out", quiet=True)
-    assert list((tmp_path / "out").iterdir()) == []
-
-
 def test_processes_do_not_change_the_answer(landscape, fitted, tmp_path):
     # One thread on both sides: products are summed in the same order, and the answer is the same to the last digit.
     threads = torch.get_num_threads()
@@ -157,6 +149,10 @@ def test_processes_do_not_change_the_answer(landscape, fitted, tmp_path):
 
 def test_a_process_that_fails_tells_and_leaves_nothing(landscape, tmp_path):
     study = study_of(landscape, learning_rate=1e30)
-    with pytest.raises(AgriClipError, match=r"became nan by step .*learning_rate"):
+    with pytest.raises(AgriClipError, match=r"became nan in the terms? .*prediction.* in step \d+ .*learning_rate"):
         fit_study(study, tmp_path / "fit", epochs=2, processes=2, quiet=True)
-    assert not any((tmp_path / "fit").iterdir())
+    # Nothing but what it failed at: the batch and the weights.
+    assert [path.name for path in (tmp_path / "fit").iterdir()] == ["failed"]
+    failed = next((tmp_path / "fit" / "failed").glob("*/failed_step_*"))
+    assert "numeric_values" in load_file(failed / "batch.safetensors")
+    assert (failed / "model.safetensors").exists()

@@ -101,6 +101,9 @@ def fit(
     members: Annotated[
         int | None, typer.Option("--members", "-k", min=1, help="Members of the ensemble, instead of the study's.")
     ] = None,
+    leave_out: Annotated[
+        int | None, typer.Option(min=1, help="Fold that no model sees, for the ensemble to be scored on.")
+    ] = None,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Models to fit side by side; one a core by default.")
     ] = None,
@@ -138,6 +141,7 @@ def fit(
                 epochs=epochs,
                 seed=seed,
                 members=members,
+                leave_out=leave_out,
                 processes=processes or os.cpu_count() or 1,
                 restart=restart,
                 report_to=tuple(track or ()),

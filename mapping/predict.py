@@ -24,7 +24,8 @@ from transformers.utils import logging as transformers_logging
 
 from mapping.novelty import MessReference
 from mapping.outputs import RowBandWriter, file_sha256, iterate_rows
-from modeling_agriclip import AgriClipForSuitability
+from modeling_agriclip import AgriClipForSuitability, Calibration
+from modeling_agriclip.calibration_agriclip import FILE_NAME as CALIBRATION
 from modeling_agriclip.vision_agriclip import AgriClipVisionOutput
 from processing.climate_report import ReportTokens
 from processing.errors import AgriClipError
@@ -42,10 +43,12 @@ class Member:
     Attributes:
         model: The network, in evaluation mode.
         path: Its folder.
+        calibration: What makes its probabilities honest, where one was fitted.
     """
 
     model: AgriClipForSuitability
     path: Path
+    calibration: Calibration | None = None
 
 
 @dataclass
@@ -83,10 +86,14 @@ class SuitabilityPredictor:
         self.processor = AutoProcessor.from_pretrained(folder)
         folders = sorted((folder / "members").glob("fold_*")) or [folder]
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.members = [
-            Member(AgriClipForSuitability.from_pretrained(path).eval().to(self.device), path) for path in folders
-        ]
+        self.members = [self._load(path) for path in folders]
         self.hash = file_sha256(folder / "model.safetensors")
+
+    def _load(self, path: Path) -> Member:
+        """A member with its calibration, if it has one."""
+        model = AgriClipForSuitability.from_pretrained(path).eval().to(self.device)
+        calibrated = (path / CALIBRATION).exists()
+        return Member(model, path, Calibration.load(path) if calibrated else None)
 
     @torch.inference_mode()
     def look(self, images: dict[str, Tensor]) -> list[AgriClipVisionOutput]:
@@ -151,8 +158,8 @@ class SuitabilityPredictor:
                 cut = {key: value[start : start + _BATCH] for key, value in seen[number].items()}
                 asked["vision_model_output"] = AgriClipVisionOutput(**cut)
             answer = member.model(**asked)
-            answers["with"].append(answer.probabilities)
-            answers["without"].append(answer.report_probabilities)
+            for key, chance in (("with", answer.probabilities), ("without", answer.report_probabilities)):
+                answers[key].append(chance if member.calibration is None else member.calibration.apply(chance))
             if answer.share is not None:
                 answers.setdefault("share", []).append(answer.share)
         return {key: torch.stack(parts) for key, parts in answers.items()}

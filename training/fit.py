@@ -8,34 +8,45 @@ it (see `resume.py`). Started by `torchrun` or `accelerate launch`, all processe
 
 from __future__ import annotations
 
-import csv
 import json
-import math
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate import PartialState
 from numpy.typing import NDArray
+from transformers import AutoProcessor
 from transformers.utils import logging as transformers_logging
 
-from modeling_agriclip import AgriClipConfig
+from modeling_agriclip import AgriClipConfig, Calibration
 from processing.errors import AgriClipError
 from processing.image_processing_agriclip import AgriClipImageProcessor
 from processing.processing_agriclip import AgriClipProcessor
 from processing.study import Study, load_study
 from processing.study_data import LabelTable, StudyData
 from processing.tokenizer import build_tokenizer
+from training.fit_results import (
+    FitResults,
+    calibrate,
+    cross_fitted,
+    held_out_scores,
+    write_held_out,
+    write_unseen,
+)
 from training.members import run_fits
 from training.objective import Objective, get_objective
 from training.resume import check_disk, fingerprint_files, make_plan, partial_folder, working_folder
 from training.single_fit import CHECKPOINT_SECONDS, FitJob, FitTask, count_parameters
+from training.starts import start_config
 from training.study_dataset import read_sites
+from training.unlabelled import sample_unlabelled, unlabelled_count
 
 SUMMARY = "training_summary.json"
+HELD_OUT, UNSEEN = "heldout_predictions.csv", "unseen_predictions.csv"
 MEMBERS = "members"
 
 
@@ -47,6 +58,7 @@ def fit_study(
     epochs: int | None = None,
     seed: int | None = None,
     members: int | None = None,
+    leave_out: int | None = None,
     processes: int = 1,
     restart: bool = False,
     report_to: tuple[str, ...] = (),
@@ -66,6 +78,7 @@ def fit_study(
         epochs: Epochs in place of the study's.
         seed: Seed in place of the study's.
         members: Members of the ensemble in place of the study's.
+        leave_out: Fold, from 1, that no model sees; the ensemble predicts it in `unseen_predictions.csv`.
         processes: How many models to fit side by side, each in a process of its own; 1 fits in this process. A script
             that asks for more must keep its own code under `if __name__ == "__main__":`.
         restart: Throw away what an interrupted fit left, instead of going on with it.
@@ -92,19 +105,23 @@ def fit_study(
     _check_labels(study, table)
     training = study.training
     seed = training.seed if seed is None else seed
-    processor = build_processor()
+    processor = build_processor(training.start)
     folds = data.folds() if study.splits is not None else np.zeros(len(table), dtype=np.int64)
     members = training.members if members is None else members
     if not folds.any():
         members = 1  # without a second fold there is nothing to leave out in turn
+    unseen = _unseen(folds, leave_out)
+    blocks = _blocks(data, table)
+    extra = sample_unlabelled(data, table, folds, unlabelled_count(study, len(table)), seed)
+    x, y = np.concatenate([table.x, extra.x]), np.concatenate([table.y, extra.y])
     task = FitTask(
         study=study,
-        sites=read_sites(data, processor, table.x, table.y),
+        sites=read_sites(data, processor, x, y),
         config=build_config(study, processor, size),
-        labels=table.share,
-        weights=_label_weights(study, table),
+        labels=np.concatenate([table.share, np.full(len(extra.x), np.nan)]),
+        weights=np.concatenate([_label_weights(study, table), np.ones(len(extra.x))]),
         epochs=epochs or training.epochs,
-        blocks=_blocks(data, table),
+        blocks=np.concatenate([blocks, np.full(len(extra.x), -1)]),
         channels=tuple(data.channels),
         checkpoint_seconds=checkpoint_seconds,
         report_to=report_to,
@@ -119,16 +136,29 @@ def fit_study(
         epochs=task.epochs,
         seed=seed,
         members=members,
+        leave_out=leave_out,
     )
     state = PartialState()
     output.parent.mkdir(parents=True, exist_ok=True)
     with working_folder(output, plan, restart, state) as folder:
         result = folder / "result"
-        jobs = make_jobs(folds, members, seed, result, folder)
-        held_out = _fit_jobs(task, jobs, processes, quiet, processor if state.is_main_process else None)
-        scores = _held_out_scores(table, held_out)
+        jobs = make_jobs(folds, members, seed, result, folder, unseen)
+        # Unlabelled places are seen by every fit that does not leave out their block.
+        wider = [replace(job, inside=np.concatenate([job.inside, extra.seen_by(job, folds)])) for job in jobs]
+        found = run_fits(task, wider, processes, quiet)
+        ensemble = [len(jobs) == 1 or job.folder != result for job in jobs]
+        results = FitResults.gather(jobs, found, ensemble, unseen)
+        scores = held_out_scores(table, results)
         if state.is_main_process:
-            _write_predictions(result / "heldout_predictions.csv", table, folds, held_out)
+            _complete_folders(jobs, processor)
+            calibrations = calibrate(study, table, results, blocks)
+            calibrated, coverage = None, {}
+            if calibrations is not None:
+                calibrated, coverage = cross_fitted(study, table, results, blocks)
+                _save_calibrations(calibrations, jobs, result)
+            write_held_out(result / HELD_OUT, table, folds, results, calibrated)
+            if unseen.any():
+                write_unseen(result / UNSEEN, table, folds, results, calibrations)
             summary = {
                 "study": study.name,
                 "title": study.title,
@@ -143,6 +173,8 @@ def fit_study(
                 "predictors": [variable.name for variable in study.variables],
                 "channels": [channel.name for channel in data.channels],
                 "held_out": scores,
+                "calibration": None if calibrations is None else calibrations[0].method,
+                "coverage": {f"{1 - alpha:.2f}": vars(found) for alpha, found in coverage.items()},
                 "seconds": round(time.monotonic() - started, 1),
             }
             (result / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
@@ -155,14 +187,21 @@ def fit_study(
     state.wait_for_everyone()
     return {
         "model_dir": str(output),
-        "predictions": str(output / "heldout_predictions.csv"),
+        "predictions": str(output / HELD_OUT),
         "scores": scores,
         "seconds": time.monotonic() - started,
     }
 
 
-def make_jobs(folds: NDArray[np.int64], members: int, seed: int, result: Path, scratch: Path) -> list[FitJob]:
-    """The fits of an ensemble: member k leaves out fold k, and begins again with another seed after the last.
+def make_jobs(
+    folds: NDArray[np.int64],
+    members: int,
+    seed: int,
+    result: Path,
+    scratch: Path,
+    unseen: NDArray[np.bool_] | None = None,
+) -> list[FitJob]:
+    """The fits of an ensemble: a member for each fold left out, and again with other seeds where there are more.
 
     Args:
         folds: (N,) fold of each site; all 0 where there are none.
@@ -170,44 +209,63 @@ def make_jobs(folds: NDArray[np.int64], members: int, seed: int, result: Path, s
         seed: Seed of the first.
         result: Where the model folder is made.
         scratch: Where checkpoints lie.
+        unseen: (N,) True at sites that none may see.
     """
-    everywhere = np.ones(len(folds), dtype=bool)
+    open_ = np.ones(len(folds), dtype=bool) if unseen is None else ~unseen
     if not folds.any():
-        return [FitJob("Fitting", everywhere, seed, result, scratch / "all")]
-    number = int(folds.max()) + 1
-    alone = members == 1
+        return [FitJob("Fitting", open_, seed, result, scratch / "all")]
+    numbers = np.unique(folds[open_])
     jobs = []
     for k in range(members):
-        again = f", seed {seed + k}" if k >= number else ""
-        name = f"Fitting without fold {k % number + 1}{again}"
-        key = f"fold_{k % number + 1}" + (f"_{k // number}" if again else "")
-        folder = result if alone else result / MEMBERS / key
-        jobs.append(FitJob(name, folds != k % number, seed + k, folder, scratch / key))
-    if not alone:
-        jobs.append(FitJob("Fitting on all sites", everywhere, seed + members, result, scratch / "all"))
+        fold, turn = int(numbers[k % len(numbers)]), k // len(numbers)
+        name, key = f"Fitting without fold {fold + 1}", f"fold_{fold + 1}"
+        if turn:
+            name, key = f"{name}, seed {seed + k}", f"{key}_{turn + 1}"
+        folder = result if members == 1 else result / MEMBERS / key
+        jobs.append(FitJob(name, open_ & (folds != fold), seed + k, folder, scratch / key))
+    if members > 1:
+        jobs.append(FitJob("Fitting on all sites", open_, seed + members, result, scratch / "all"))
     return jobs
 
 
-def _fit_jobs(
-    task: FitTask, jobs: list[FitJob], processes: int, quiet: bool, processor: AgriClipProcessor | None
-) -> dict[str, NDArray[np.float64]]:
-    """Do all fits; the mean held-out probability and share of each site, NaN where no model left it out."""
-    sums = {key: np.zeros(len(task.labels)) for key in ("probability", "share")}
-    counts = np.zeros(len(task.labels))
-    for job, found in zip(jobs, run_fits(task, jobs, processes, quiet), strict=True):
-        if processor is not None:
-            processor.save_pretrained(job.folder)
-            if (job.scratch / "history.json").exists():
-                shutil.copy(job.scratch / "history.json", job.folder / "history.json")
-        counts += ~job.inside
-        for key, values in found.items():
-            sums[key][~job.inside] += values
-    with np.errstate(invalid="ignore"):
-        return {key: np.where(counts > 0, total / counts, np.nan) for key, total in sums.items()}
+def _unseen(folds: NDArray[np.int64], leave_out: int | None) -> NDArray[np.bool_]:
+    """(N,) True in the fold that is to be left out of everything."""
+    if leave_out is None:
+        return np.zeros(len(folds), dtype=bool)
+    number = int(folds.max()) + 1
+    if number < 3 or not 1 <= leave_out <= number:
+        raise AgriClipError(
+            f"Fold {leave_out} cannot be left out: the study has {number} folds, and it takes at least 3 to fit, to "
+            "hold out and to leave out."
+        )
+    return folds == leave_out - 1
 
 
-def build_processor() -> AgriClipProcessor:
-    """The processor that a fresh model starts with."""
+def _complete_folders(jobs: list[FitJob], processor: AgriClipProcessor) -> None:
+    """Put beside each model what it is used with, and how its fit went."""
+    for job in jobs:
+        processor.save_pretrained(job.folder)
+        if (job.scratch / "history.json").exists():
+            shutil.copy(job.scratch / "history.json", job.folder / "history.json")
+
+
+def _save_calibrations(calibrations: tuple[Calibration, Calibration], jobs: list[FitJob], result: Path) -> None:
+    """A member's calibration beside its weights; the ensemble's at the root, where a single model has its own."""
+    member, ensemble = calibrations
+    if len(jobs) == 1:
+        replace(member, levels=ensemble.levels, counts=ensemble.counts).save(result)
+        return
+    for job in jobs:
+        if job.folder != result:
+            member.save(job.folder)
+    ensemble.save(result)
+
+
+def build_processor(start: str | None = None) -> AgriClipProcessor:
+    """The processor of the model `start`, or the one that a fresh model starts with."""
+    if start is not None:
+        start_config(start)  # says in one sentence that there is no model
+        return AutoProcessor.from_pretrained(start)
     return AgriClipProcessor(AgriClipImageProcessor(), build_tokenizer())
 
 
@@ -215,14 +273,21 @@ def build_config(study: Study, processor: AgriClipProcessor, size: str | None = 
     """The configuration a study asks for, with the vocabulary of `processor`."""
     part, training = study.model, study.training
     overrides = dict(part.overrides)
+    if training.start is not None and (size is not None or overrides):
+        what = "`model.overrides`" if overrides else "--size"
+        raise AgriClipError(f"The sizes of `training.start: {training.start}` are its own; leave {what} away.")
     if training.objective == "share":
         overrides = {"share_threshold": study.labels.presence_above, **overrides}
     likelihood = {"suitability_likelihood": training.objective}
     objective = get_objective(training.preset)
     weights = Objective(**{**vars(objective), **training.weights})
-    config = AgriClipConfig.from_size(
-        size or part.size, vocab_size=len(processor.tokenizer), **{**likelihood, **weights.fields(), **overrides}
-    )
+    fields = {**likelihood, **weights.fields(), **overrides}
+    if training.start is not None:
+        config = start_config(training.start)
+        for name, value in fields.items():
+            setattr(config, name, value)
+        return config
+    config = AgriClipConfig.from_size(size or part.size, vocab_size=len(processor.tokenizer), **fields)
     config.text_config.number_token_id = processor.num_token_id
     return config
 
@@ -244,28 +309,6 @@ def _label_weights(study: Study, table: LabelTable) -> NDArray[np.float64]:
     if study.training.objective == "share":
         return np.ones(len(table))
     return table.weight / table.weight.mean()
-
-
-def _write_predictions(
-    path: Path, table: LabelTable, folds: NDArray[np.int64], predicted: dict[str, NDArray[np.float64]]
-) -> Path:
-    """Held-out predictions, one row a site; sites that no model was held out from are left away."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", "x", "y", "fold", "observed", "weight", "presence", "probability", "share"])
-        for i in np.flatnonzero(np.isfinite(predicted["probability"])):
-            place = [table.ids[i], f"{table.x[i]:.6f}", f"{table.y[i]:.6f}", int(folds[i])]
-            label = [f"{table.share[i]:.6g}", f"{table.weight[i]:.6g}", int(table.presence[i])]
-            writer.writerow([*place, *label, f"{predicted['probability'][i]:.6g}", f"{predicted['share'][i]:.6g}"])
-    return path
-
-
-def _held_out_scores(table: LabelTable, predicted: dict[str, NDArray[np.float64]]) -> dict[str, float]:
-    """How many sites were held out, and the error of the share there; ranking scores belong to `evaluation`."""
-    known = np.isfinite(predicted["share"])
-    error = predicted["share"][known] - table.share[known]
-    rmse = float(np.sqrt(np.mean(error**2))) if known.any() else math.nan
-    return {"held_out_sites": int(known.sum()), "share_rmse": rmse}
 
 
 def _check_output(output: Path) -> None:

@@ -1,4 +1,4 @@
-"""Progress of one or several fits at once: a bar each, with time left and the running loss."""
+"""Progress of one or several fits at once: a bar each with the time left, and a live table of their losses."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
+from rich.console import Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-# Called with the step, the number of steps, and the loss when it is new.
-Report = Callable[[int, int, float | None], None]
+# Called with the step, the number of steps, and what was logged when it is new.
+Report = Callable[[int, int, dict[str, float] | None], None]
 
 
 class FitBars:
-    """A bar a fit; a context, so that the bars are left whole on the screen whatever happens.
+    """A bar a fit and a table of the losses; a context, so that both are left whole on the screen whatever happens.
 
     Args:
         names: What is being fitted.
@@ -23,36 +26,51 @@ class FitBars:
 
     def __init__(self, names: Sequence[str], quiet: bool = False) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.progress = Progress(*columns, TextColumn("{task.fields[loss]}"), disable=quiet)
+        self.progress = Progress(*columns)
         self.names = list(names)
+        self.quiet = quiet
         self.bars: dict[int, TaskID] = {}
+        self.losses: dict[int, dict[str, float]] = {}
+        self.live = Live(self.progress, refresh_per_second=4)
 
     def __enter__(self) -> FitBars:
-        self.progress.start()
+        if not self.quiet:
+            self.live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.progress.stop()
+        if not self.quiet:
+            self.live.stop()
 
     def reporter(self, index: int) -> Report:
         """Function that moves the bar of fit `index`, which appears with its first step."""
 
-        def report(step: int, steps: int, loss: float | None = None) -> None:
+        def report(step: int, steps: int, logs: dict[str, float] | None = None) -> None:
             if index not in self.bars:
-                self.bars[index] = self.progress.add_task(self.names[index], total=steps, loss="")
-            fields = {} if loss is None else {"loss": f"loss {loss:.3f}"}
-            self.progress.update(self.bars[index], completed=step, **fields)
+                self.bars[index] = self.progress.add_task(self.names[index], total=steps)
+            self.progress.update(self.bars[index], completed=step, total=steps)
+            if logs:
+                self.losses.setdefault(index, {}).update(logs)
+                self.live.update(Group(self.progress, self.table()))
 
         return report
+
+    def table(self) -> Table:
+        """Latest loss of each fit, and its terms with their weights."""
+        names = list(dict.fromkeys(name for logs in self.losses.values() for name in logs))
+        table = Table("fit", *names)
+        for index, logs in sorted(self.losses.items()):
+            table.add_row(self.names[index], *(f"{logs[name]:.3f}" if name in logs else "" for name in names))
+        return table
 
 
 class FitProgress(TrainerCallback):
     """Tells a reporter how far `Trainer` is.
 
     Args:
-        report: Receives the step, the number of steps, and the loss when it is new.
+        report: Receives the step, the number of steps, and the losses when they are new.
     """
 
     def __init__(self, report: Report) -> None:
@@ -73,6 +91,10 @@ class FitProgress(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Tell the loss of the last steps."""
-        if logs and "loss" in logs:
-            self.report(state.global_step, state.max_steps, float(logs["loss"]))
+        """Tell the losses of the last steps: the sum, each weighted term, and that of the watched blocks."""
+        told = {}
+        for name, value in (logs or {}).items():
+            if name in ("loss", "eval_log_loss") or name.startswith("weighted/"):
+                told[name.removeprefix("weighted/").replace("eval_log_loss", "validation")] = float(value)
+        if told:
+            self.report(state.global_step, state.max_steps, told)

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from processing.study import Study
 from training.adversarial import Attack, SensorNoise
 from training.progress import FitProgress, Report
 from training.resume import Checkpointing, last_checkpoint
+from training.starts import load_start, pretrain, save_tuned, tune
 from training.study_dataset import SiteNoise, SiteTensors, SuitabilityDataset
 from training.trainer import AgriClipTrainer
 
@@ -125,14 +126,15 @@ def run_fit(task: FitTask, job: FitJob, report: Report) -> Predictions:
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.is_world_process_zero():
-        model.save_pretrained(job.folder)
+        save_tuned(model, job.folder)
     predictions = predict_sites(task, trainer, np.flatnonzero(~job.inside))
     if trainer.is_world_process_zero():
         temporary = job.scratch / ".held_out.npz"
         np.savez(temporary, **predictions)  # type: ignore[arg-type]
         (job.scratch / "history.json").write_text(_history(trainer))
         temporary.replace(job.done)
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        for stage in ("checkpoints", "pretraining", "pretrained"):
+            shutil.rmtree(job.scratch / stage, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return predictions
 
@@ -146,49 +148,87 @@ def make_trainer(task: FitTask, job: FitJob, report: Report) -> AgriClipTrainer:
     """The trainer around a fresh model, with the objective, the noise and the schedule that the study asks for."""
     training = task.study.training
     split = split_sites(task, job)
+    fitted = split.fitted
+    if not training.unlabelled:
+        # Places without a label are then there for the first stage alone.
+        fitted = fitted[np.isfinite(task.labels[fitted])]
+    noise = site_noise(task, split.fitted)
+    keys = report_keys(task.sites, split.fitted)
+    start, before = training.start, 0
+    if training.pretraining_epochs:
+        before = _steps(task, len(split.fitted)) * training.pretraining_epochs
+        start = str(
+            pretrain(
+                task.config,
+                task.dataset(split.fitted, noise=replace(noise, image_dropout=0.0), seed=job.seed, keys=keys),
+                make_arguments(task, job, len(split.fitted), "pretraining"),
+                task.checkpoint_seconds,
+                _shifted(report, 0, _steps(task, len(fitted)) * task.epochs),
+            )
+        )
     set_seed(job.seed)
-    model = AgriClipForSuitability(task.config)
-    values = task.sites.numeric_values[split.fitted].numpy()
-    spread = np.nan_to_num(np.nanstd(values, axis=0)) if len(values) else np.zeros(values.shape[1])
-    number_noise = torch.from_numpy(training.number_noise * spread).float()
-    noise = SiteNoise(
-        image_dropout=training.image_dropout,
-        sentence_dropout=training.sentence_dropout,
-        number_dropout=training.number_dropout,
-        number_noise=number_noise,
-        band_noise=training.band_noise,
-        pixel_dropout=training.pixel_dropout,
-        flips=True,
-    )
-    keys = report_keys(task.sites, split.fitted) if task.config.alignment_weight else None
-    attack = Attack(SensorNoise(task.channels), number_noise) if task.config.adversarial_weight else None
+    model = AgriClipForSuitability(task.config) if start is None else load_start(start, task.config)
+    attacks = bool(task.config.adversarial_weight)
     trainer = AgriClipTrainer(
-        model=model,
-        args=make_arguments(task, job, len(split.fitted)),
-        train_dataset=task.dataset(split.fitted, noise=noise, seed=job.seed, keys=keys),
+        model=tune(model, training),
+        args=make_arguments(task, job, len(fitted)),
+        train_dataset=task.dataset(
+            fitted, noise=noise, seed=job.seed, keys=keys if task.config.alignment_weight else None
+        ),
         eval_dataset=task.dataset(split.watched) if len(split.watched) else None,
         compute_metrics=_watch(task.config) if len(split.watched) else None,
-        attack=attack,
+        attack=Attack(SensorNoise(task.channels), noise.number_noise) if attacks else None,
         chunk_size=training.chunk_size,
         step_epochs=training.step_epochs if training.schedule == "step" else None,
         # Not in the working folder, which goes when a fit fails.
         failure_dir=task.failure_dir / job.scratch.name if task.failure_dir is not None else None,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(FitProgress(report))
+    trainer.add_callback(FitProgress(_shifted(report, before, 0)))
     trainer.add_callback(Checkpointing(task.checkpoint_seconds))
     if training.patience is not None:
         trainer.add_callback(EarlyStoppingCallback(training.patience))
     return trainer
 
 
-def make_arguments(task: FitTask, job: FitJob, sites: int) -> TrainingArguments:
-    """The study's settings as `Trainer` takes them."""
+def site_noise(task: FitTask, index: NDArray[np.int64]) -> SiteNoise:
+    """What the study changes in a site while fitting; numbers in their spread over the sites `index`."""
+    training, values = task.study.training, task.sites.numeric_values[index].numpy()
+    spread = np.nan_to_num(np.nanstd(values, axis=0)) if len(values) else np.zeros(values.shape[1])
+    return SiteNoise(
+        image_dropout=training.image_dropout,
+        sentence_dropout=training.sentence_dropout,
+        number_dropout=training.number_dropout,
+        number_noise=torch.from_numpy(training.number_noise * spread).float(),
+        band_noise=training.band_noise,
+        pixel_dropout=training.pixel_dropout,
+        flips=True,
+    )
+
+
+def _steps(task: FitTask, sites: int) -> int:
+    """Steps of an epoch."""
+    return math.ceil(sites / task.study.training.batch_size)
+
+
+def _shifted(report: Report, before: int, after: int) -> Report:
+    """Report the progress of one stage as that of all."""
+
+    def shifted(step: int, steps: int, logs: dict[str, float] | None = None) -> None:
+        report(before + step, before + steps + after, logs)
+
+    return shifted
+
+
+def make_arguments(task: FitTask, job: FitJob, sites: int, stage: str = "checkpoints") -> TrainingArguments:
+    """The study's settings as `Trainer` takes them; `stage` is the folder of the checkpoints."""
     training = task.study.training
+    pretraining = stage == "pretraining"
+    epochs = training.pretraining_epochs if pretraining else task.epochs
     processes = int(torch.distributed.get_world_size()) if torch.distributed.is_initialized() else 1
-    steps = math.ceil(sites / training.batch_size) * task.epochs
+    steps = _steps(task, sites) * epochs
     watch: dict[str, Any] = {"save_strategy": "no"}
-    if training.validation:
+    if training.validation and not pretraining:
         watch = {
             "eval_strategy": "epoch",
             "save_strategy": "epoch",
@@ -199,17 +239,18 @@ def make_arguments(task: FitTask, job: FitJob, sites: int) -> TrainingArguments:
     if task.log_dir is not None:
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(task.log_dir / job.scratch.name)
     schedules = {"cosine": "cosine", "step": "constant", "plateau": "reduce_lr_on_plateau"}
-    if training.schedule == "plateau":
+    schedule = "cosine" if pretraining else training.schedule
+    if schedule == "plateau":
         watch["lr_scheduler_kwargs"] = {"factor": 0.1, "patience": 0}
     return TrainingArguments(
-        output_dir=str(job.scratch / "checkpoints"),
+        output_dir=str(job.scratch / stage),
         per_device_train_batch_size=max(1, training.batch_size // processes),
         per_device_eval_batch_size=256,
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
-        num_train_epochs=task.epochs,
-        lr_scheduler_type=schedules[training.schedule],
-        warmup_steps=max(1, steps // 10) if training.schedule == "cosine" else 0,
+        num_train_epochs=epochs,
+        lr_scheduler_type=schedules[schedule],
+        warmup_steps=max(1, steps // 10) if schedule == "cosine" else 0,
         max_grad_norm=1.0,
         seed=job.seed,
         save_total_limit=2,

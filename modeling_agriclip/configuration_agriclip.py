@@ -26,6 +26,7 @@ class AgriClipVisionConfig(PreTrainedConfig):
         num_scales: Resolutions of the pyramid: 1, 1/2, 1/4, ... of the input.
         window_size: Edge of an attention window, in cells.
         varied_size_windows: Let every head predict size and offset of its windows (F5); plain windows if False.
+        scale_attention: Let every cell weigh its scales (F8); a plain mean of them if False.
         temporal_layers: Transformer blocks over the dates of a cell.
         channel_hidden_size: Width of the network that turns a channel description into patch weights.
         pixel_size: Width of the per-pixel features that the segmentation head adds to the cells.
@@ -55,6 +56,7 @@ class AgriClipVisionConfig(PreTrainedConfig):
     num_scales: int = 3
     window_size: int = 8
     varied_size_windows: bool = True
+    scale_attention: bool = True
     temporal_layers: int = 1
     channel_hidden_size: int = 128
     pixel_size: int = 32
@@ -190,6 +192,8 @@ class AgriClipFuserConfig(PreTrainedConfig):
         report_size: Width of the report's tokens; the report encoder's `hidden_size`.
         num_hidden_layers: Rounds in which the cells ask the report.
         gate_init_value: Start of the gate on what the report answers.
+        use_null_token: Let a cell decline to listen.
+        use_film: Let the pooled report shift and scale what was fused.
     """
 
     model_type = "agriclip_fuser"
@@ -201,6 +205,8 @@ class AgriClipFuserConfig(PreTrainedConfig):
     num_attention_heads: int = 8
     attention_probs_dropout_prob: int | float = 0.0
     gate_init_value: float = 0.1
+    use_null_token: bool = True
+    use_film: bool = True
     layer_norm_eps: float = 1e-6
     initializer_range: float = 0.02
 

@@ -28,7 +28,7 @@ class AgriClipFusionLayer(GradientCheckpointingLayer):
         self.gate = nn.Parameter(torch.zeros(size))
         self.norm2 = nn.LayerNorm(size, eps=config.layer_norm_eps)
         # FiLM starts as the identity.
-        self.film = with_init_std(nn.Linear(config.report_size, 2 * size), 0.0)
+        self.film = with_init_std(nn.Linear(config.report_size, 2 * size), 0.0) if config.use_film else None
 
     def init_weights(self, std: float) -> None:
         """Start with a small gate."""
@@ -38,8 +38,11 @@ class AgriClipFusionLayer(GradientCheckpointingLayer):
         """Cells (B, M, D) ask tokens (B, L + 1, E) under a bias (B, 1, 1, L + 1); `summary` is (B, E)."""
         answer, _ = self.attention(self.norm1(hidden_states), report, bias, **kwargs)
         hidden_states = hidden_states + self.gate * answer
+        hidden_states = self.norm2(hidden_states)
+        if self.film is None:
+            return hidden_states
         scale, shift = self.film(summary).unsqueeze(1).chunk(2, dim=-1)
-        return (1 + scale) * self.norm2(hidden_states) + shift
+        return (1 + scale) * hidden_states + shift
 
 
 class AgriClipFuser(AgriClipPreTrainedModel):
@@ -92,7 +95,9 @@ class AgriClipFuser(AgriClipPreTrainedModel):
             given = report_mask.bool()
             report = torch.cat([null, report], dim=1)
             summary = torch.where(given.any(dim=1, keepdim=True), summary, self.no_report)
-            valid = torch.cat([torch.ones_like(given[:, :1]), given], dim=1)
+            # Without a null token it answers only where nobody else does.
+            null_valid = torch.full_like(given[:, :1], self.config.use_null_token) | ~given.any(dim=1, keepdim=True)
+            valid = torch.cat([null_valid, given], dim=1)
         bias = key_bias(valid[:, None], cells.dtype)
         for layer in self.layers:
             cells = layer(cells, report, bias, summary, **kwargs)

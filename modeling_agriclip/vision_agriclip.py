@@ -51,6 +51,7 @@ class AgriClipAdaptiveConsistency(nn.Module):
         super().__init__()
         # Narrow on purpose: the whole module must not cost what a second scale costs.
         self.hidden = nn.Linear(config.hidden_size, 16)
+        self.attends = config.scale_attention
         # All scales weigh the same at the start.
         self.score = with_init_std(nn.Linear(16, 1, bias=False), 0.0)
 
@@ -71,7 +72,8 @@ class AgriClipAdaptiveConsistency(nn.Module):
             valid.append(grown)
         states, scale_mask = torch.stack(aligned, dim=2), torch.stack(valid, dim=2)
         keep = scale_mask.to(states.dtype)
-        logits = torch.stack(scores, dim=2).float().masked_fill(~scale_mask, -1e9)
+        logits = torch.stack(scores, dim=2).float() * self.attends
+        logits = logits.masked_fill(~scale_mask, -1e9)
         weights = logits.softmax(dim=-1).to(states.dtype) * keep
         states = states * keep.unsqueeze(-1)
         return (weights.unsqueeze(-1) * states).sum(dim=2), weights, states, scale_mask

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
 from transformers import AutoProcessor
@@ -138,7 +139,7 @@ def fit_study(
         members=members,
         leave_out=leave_out,
     )
-    state = PartialState()
+    state = PartialState(cpu=not torch.cuda.is_available())
     output.parent.mkdir(parents=True, exist_ok=True)
     with working_folder(output, plan, restart, state) as folder:
         result = folder / "result"

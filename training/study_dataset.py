@@ -25,8 +25,8 @@ class SiteTensors:
     """Inputs of N sites, ready for the model.
 
     Attributes:
-        input_ids: (L,) tokens of the report, the same for all sites.
-        attention_mask: (L,).
+        input_ids: (L,) tokens of the report, the same for all sites; or (N, L), each site's own.
+        attention_mask: Of the same shape.
         numeric_values: (N, L) float32.
         clauses: (L,) which clause of the report a token belongs to, from 1; 0 where to none. None = not told apart.
         pixel_values: (N, C, s, s) float32, standardised; None without imagery.
@@ -162,8 +162,8 @@ class SuitabilityDataset(Dataset[dict[str, Tensor]]):
         """One site, by its place in `index`."""
         site, sites = int(self.index[item]), self.sites
         row: dict[str, Any] = {
-            "input_ids": sites.input_ids,
-            "attention_mask": sites.attention_mask,
+            "input_ids": sites.input_ids if sites.input_ids.dim() == 1 else sites.input_ids[site],
+            "attention_mask": sites.attention_mask if sites.attention_mask.dim() == 1 else sites.attention_mask[site],
             "numeric_values": sites.numeric_values[site],
             "labels": self.labels[site],
             "label_weights": self.weights[site],

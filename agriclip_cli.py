@@ -127,11 +127,13 @@ def fit(
 
     loaded = load_study(study, data_root=data)  # first of all: a mistake in the study shows before torch is loaded
 
-    from evaluation.study_scores import compare_on_study
+    from evaluation.study_scores import compare_on_study, draw_losses
     from mapping.products import write_json
     from training.fit import fit_study
 
     folder = output or Path("out") / loaded.name
+    # Started by a launcher, all processes fit together and the first one speaks.
+    first = os.environ.get("RANK", "0") == "0"
     with _quiet_libraries():
         result = dict(
             fit_study(
@@ -145,11 +147,15 @@ def fit(
                 processes=processes or os.cpu_count() or 1,
                 restart=restart,
                 report_to=tuple(track or ()),
-                quiet=quiet or as_json,
+                quiet=quiet or as_json or not first,
             )
         )
+        if not first:
+            return
         with _status("Scoring baselines on the same folds", quiet or as_json or not baselines):
             result["comparison"] = compare_on_study(loaded, result["predictions"], baselines=baselines)
+        losses = draw_losses(Path(result["model_dir"]), folder / "pictures")
+    result["losses"] = None if losses is None else str(losses)
     result["command"] = f"agriclip fit {study} --output {folder}"
     write_json(folder / "fit.json", result)
 
@@ -158,6 +164,8 @@ def fit(
 
         console.print(comparison_table(result["comparison"]))
         console.print(f"Model        {result['model_dir']}\nPredictions  {result['predictions']}")
+        if losses is not None:
+            console.print(f"Losses       {losses}")
         console.print(f"Next         agriclip map {study} --output {folder}")
 
     _emit(result, as_json, tell)

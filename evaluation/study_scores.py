@@ -9,6 +9,7 @@ presence as presence.
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ def compare_on_study(
 
 
 def skill_pictures(study: Any, predictions: str | Path | None, folder: str | Path) -> list[SkillPicture]:
-    """Draws the reliability of out-of-fold predictions.
+    """Draws the reliability of out-of-fold predictions, and how the fits went.
 
     Args:
         study: The study.
@@ -155,7 +156,7 @@ def skill_pictures(study: Any, predictions: str | Path | None, folder: str | Pat
     Returns:
         Pictures for the report, possibly none.
     """
-    from mapping.figures import reliability_figure
+    from mapping.skill_figures import reliability_figure
 
     if predictions is None or not Path(predictions).is_file():
         return []
@@ -167,7 +168,32 @@ def skill_pictures(study: Any, predictions: str | Path | None, folder: str | Pat
         "Places that were not fitted, sorted by probability into ten equal groups. On the dashed line the crop is "
         "found seven times in ten where the map says 0.7."
     )
-    return [SkillPicture("reliability", png, caption)]
+    pictures = [SkillPicture("reliability", png, caption)]
+    losses = draw_losses(Path(predictions).parent, folder)
+    if losses is not None:
+        caption = "How the fits went: the loss of each, and the weighted terms that it is the sum of."
+        pictures.append(SkillPicture("losses", losses, caption))
+    return pictures
+
+
+def draw_losses(model_dir: Path, folder: str | Path) -> Path | None:
+    """Draws the losses of all fits in a model folder.
+
+    Args:
+        model_dir: Folder of a fit.
+        folder: Where the PNG goes.
+
+    Returns:
+        The PNG; None where no fit left its history.
+    """
+    from mapping.skill_figures import loss_figure
+
+    files = {path.parent.name.replace("_", " "): path for path in sorted(model_dir.glob("members/*/history.json"))}
+    if (model_dir / "history.json").exists():
+        files["all sites" if files else "fit"] = model_dir / "history.json"
+    return loss_figure(
+        {name: json.loads(path.read_text()) for name, path in files.items()}, Path(folder) / "losses.png"
+    )
 
 
 def _is_counts(study: Any) -> bool:

@@ -72,8 +72,8 @@ def run_demo(
     """
     from evaluation.metrics import rmse
     from evaluation.study_scores import compare_on_study, read_predictions, skill_pictures
-    from mapping.figures import scatter_figure
     from mapping.predict import map_study
+    from mapping.skill_figures import scatter_figure
     from processing.study import load_study
     from processing.virtual_landscape import make_virtual_landscape
     from training.fit import fit_study

@@ -27,7 +27,7 @@ try:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.collections import LineCollection
-    from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, LogNorm, TwoSlopeNorm
+    from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, TwoSlopeNorm
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -35,25 +35,26 @@ except ImportError as error:  # pragma: no cover - depends on the installation
     raise ImportError("Drawing maps needs matplotlib: pip install 'agriclip[maps]'.") from error
 
 __all__ = [
+    "INK",
+    "STYLE",
     "change_figure",
     "probability_figure",
     "read_outlines",
-    "reliability_figure",
-    "scatter_figure",
+    "save_figure",
     "scenario_panel",
     "signed_figure",
 ]
 
 _MAX_PIXELS = 1400  # along the longer side: more than any picture shows
 _HATCH = "#c9c5bd"  # no data is hatched, because every plain grey is also a colour of some map
-_INK = "#22302a"
+INK = "#22302a"
 _LIGHT = "#e6e6e6"  # lines on cividis, whose low end is almost black
-_STYLE = {
+STYLE = {
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.edgecolor": "#8a938e",
-    "axes.labelcolor": _INK,
-    "text.color": _INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
     "xtick.color": "#5a645f",
     "ytick.color": "#5a645f",
     "axes.titlesize": 12,
@@ -96,7 +97,7 @@ def probability_figure(
         The PNG.
     """
     picture = _load(path)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _map_figure(picture)
         image = axes.imshow(
             picture.values, extent=picture.extent, cmap=_colours("cividis"), vmin=limits[0], vmax=limits[1]
@@ -107,7 +108,7 @@ def probability_figure(
         axes.set_title(title)
         _colour_bar(figure, axes, image, label, extend=_extend(picture.values, limits))
         _legend_no_data(axes, picture, threshold)
-        return _save(figure, output)
+        return save_figure(figure, output)
 
 
 def signed_figure(
@@ -137,7 +138,7 @@ def signed_figure(
     if limit is None:
         limit = float(np.abs(np.percentile(known, [1, 99])).max()) if known.size else 1.0
     limit = limit or 1.0
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _map_figure(picture)
         norm = TwoSlopeNorm(0.0, -limit, limit)
         image = axes.imshow(picture.values, extent=picture.extent, cmap=_colours("PuOr"), norm=norm)
@@ -145,7 +146,7 @@ def signed_figure(
         axes.set_title(title)
         _colour_bar(figure, axes, image, label, extend=_extend(picture.values, (-limit, limit)))
         _legend_no_data(axes, picture, None)
-        return _save(figure, output)
+        return save_figure(figure, output)
 
 
 def change_figure(
@@ -170,7 +171,7 @@ def change_figure(
     """
     picture = _load(path)
     colours = ListedColormap([colour for _, colour in CHANGE_CLASSES.values()])
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _map_figure(picture, bar=False)
         axes.imshow(
             picture.values,
@@ -186,7 +187,7 @@ def change_figure(
             area = "" if summary is None else f"\n{_hectares(summary.areas_ha[name])}"
             handles.append(Patch(facecolor=colour, edgecolor="#8a938e", linewidth=0.6, label=f"{name}{area}"))
         figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, handlelength=1.4)
-        return _save(figure, output)
+        return save_figure(figure, output)
 
 
 def scenario_panel(
@@ -220,7 +221,7 @@ def scenario_panel(
     rows = math.ceil(len(pictures) / columns)
     first = next(iter(pictures.values()))
     width = 11.0 / columns
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         height = rows * (width * _shape_ratio(first) + 0.5) + 0.9 + (0.4 if title else 0.0)
         figure = Figure(figsize=(11.0, height), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
@@ -241,96 +242,7 @@ def scenario_panel(
         bar.outline.set_visible(False)
         if title:
             figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=13)
-        return _save(figure, output)
-
-
-def reliability_figure(
-    curve: Any,
-    probability: np.ndarray,
-    output: str | Path,
-    *,
-    title: str = "Does the probability mean what it says?",
-    label: str = "predicted probability",
-    observed_label: str = "observed frequency",
-) -> Path:
-    """Draws observed frequency against predicted probability, and below it how often each probability is predicted.
-
-    Args:
-        curve: The bins: `predicted`, `observed`, `count` and `calibration_error` (an
-            ``evaluation.metrics.ReliabilityCurve``).
-        probability: (N,) predictions, for the histogram.
-        output: PNG to write.
-        title: Title.
-        label: Label of the horizontal axis.
-        observed_label: Label of the vertical axis.
-
-    Returns:
-        The PNG.
-    """
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(5.6, 6.2), dpi=150, layout="constrained")
-        FigureCanvasAgg(figure)
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-        upper.plot([0, 1], [0, 1], color="#8a938e", linestyle=(0, (4, 3)), linewidth=1, label="perfect")
-        upper.plot(curve.predicted, curve.observed, "o-", color="#1b7837", linewidth=1.6, markersize=6)
-        upper.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel=observed_label)
-        upper.set_title(title)
-        upper.text(
-            0.03,
-            0.95,
-            f"mean gap to the line {curve.calibration_error:.3f}\n{int(curve.count.sum()):,} places",
-            transform=upper.transAxes,
-            va="top",
-        )
-        upper.grid(color="#e4e7e5", linewidth=0.6)
-        flat = np.asarray(probability, dtype=float).ravel()
-        lower.hist(flat, bins=np.linspace(0, 1, 21), color="#8fb59b", edgecolor="white", linewidth=0.5)
-        lower.set(xlabel=label, ylabel="places")
-        for axes in (upper, lower):
-            axes.spines[["top", "right"]].set_visible(False)
-        return _save(figure, output)
-
-
-def scatter_figure(
-    truth: np.ndarray,
-    predicted: np.ndarray,
-    output: str | Path,
-    *,
-    title: str,
-    label: str = "true probability",
-    predicted_label: str = "mapped probability",
-    note: str = "",
-) -> Path:
-    """Draws predicted against true values as a density of cells.
-
-    Args:
-        truth: True values, any shape; pairs with a NaN are left out.
-        predicted: Predictions, same shape.
-        output: PNG to write.
-        title: Title.
-        label: Label of the horizontal axis.
-        predicted_label: Label of the vertical axis.
-        note: Text in the corner, for example the root mean squared error.
-
-    Returns:
-        The PNG.
-    """
-    a, b = np.ravel(truth), np.ravel(predicted)
-    known = np.isfinite(a) & np.isfinite(b)
-    counts, edges, _ = np.histogram2d(a[known], b[known], bins=50, range=[[0, 1], [0, 1]])
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(5.6, 5.2), dpi=150, layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots()
-        shown = np.where(counts > 0, counts, np.nan).T
-        mesh = axes.pcolormesh(edges, edges, shown, cmap="YlGn", norm=LogNorm(vmin=0.5))
-        axes.plot([0, 1], [0, 1], color=_INK, linestyle=(0, (4, 3)), linewidth=1)
-        axes.set(xlabel=label, ylabel=predicted_label, xlim=(0, 1), ylim=(0, 1), aspect="equal")
-        axes.set_title(title)
-        axes.text(0.04, 0.94, note, transform=axes.transAxes, va="top")
-        axes.spines[["top", "right"]].set_visible(False)
-        figure.colorbar(mesh, ax=axes, label="cells", shrink=0.8).outline.set_visible(False)
-        return _save(figure, output)
+        return save_figure(figure, output)
 
 
 def read_outlines(
@@ -488,7 +400,7 @@ def _scale_bar(axes: Any, picture: _Picture) -> None:
     start = min(west, east) + 0.03 * abs(east - west)
     stop = start + length * 1000.0 / metres_per_unit
     level = min(south, north) + 0.035 * abs(north - south)
-    for colour, width in (("white", 5.0), (_INK, 2.2)):
+    for colour, width in (("white", 5.0), (INK, 2.2)):
         axes.plot([start, stop], [level, level], color=colour, linewidth=width, solid_capstyle="butt", zorder=5)
     axes.annotate(
         f"{length:g} km",
@@ -549,7 +461,8 @@ def _hectares(area: float) -> str:
     return f"{area:,.0f} ha"
 
 
-def _save(figure: Figure, output: str | Path) -> Path:
+def save_figure(figure: Figure, output: str | Path) -> Path:
+    """Write a figure so that the file is there whole or not at all."""
     path = Path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial.png")

@@ -13,6 +13,7 @@ import os
 import shutil
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from transformers import AutoProcessor
 from transformers.utils import logging as transformers_logging
 
 from modeling_agriclip import AgriClipConfig, Calibration
-from processing.errors import AgriClipError
+from processing.errors import AgriClipError, nearest
 from processing.image_processing_agriclip import AgriClipImageProcessor
 from processing.processing_agriclip import AgriClipProcessor
 from processing.study import Study, load_study
@@ -49,6 +50,8 @@ from training.unlabelled import sample_unlabelled, unlabelled_count
 SUMMARY = "training_summary.json"
 HELD_OUT, UNSEEN = "heldout_predictions.csv", "unseen_predictions.csv"
 MEMBERS = "members"
+# Trackers of losses and the modules that any one of them needs.
+TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "trackio": ("trackio",)}
 
 
 def fit_study(
@@ -96,6 +99,7 @@ def fit_study(
             is too small, an interrupted fit of another plan lies there, or a loss is no longer a number.
     """
     started = time.monotonic()
+    _check_trackers(report_to)
     # One bar at a time: saving a few megabytes needs none.
     transformers_logging.disable_progress_bar()
     study = study if isinstance(study, Study) else load_study(study)
@@ -310,6 +314,15 @@ def _label_weights(study: Study, table: LabelTable) -> NDArray[np.float64]:
     if study.training.objective == "share":
         return np.ones(len(table))
     return table.weight / table.weight.mean()
+
+
+def _check_trackers(names: tuple[str, ...]) -> None:
+    """Refuse trackers that are unknown or not installed, before anything is fitted."""
+    for name in names:
+        if name not in TRACKERS:
+            raise AgriClipError(f"There is no tracker '{name}'; {nearest(name, TRACKERS)}")
+        if not any(find_spec(module) for module in TRACKERS[name]):
+            raise AgriClipError(f"The tracker '{name}' is not installed; install it with: pip install {name}")
 
 
 def _check_output(output: Path) -> None:

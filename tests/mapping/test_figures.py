@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from evaluation.metrics import reliability_curve
-from mapping import figures
+from mapping import figures, skill_figures
 from mapping.change import CHANGE_CLASSES, change_map
 from mapping.outputs import write_cog
 from processing.errors import AgriClipError
@@ -69,11 +69,24 @@ def test_panel_signed_reliability_and_scatter_open(tmp_path, toy):
     rng = np.random.default_rng(0)
     probability = rng.random(500)
     curve = reliability_curve(rng.random(500) < probability, probability, bins=10)
-    figures.reliability_figure(curve, probability, tmp_path / "c.png")
-    figures.scatter_figure(probability, probability, tmp_path / "d.png", title="Same", note="RMSE 0.000")
+    skill_figures.reliability_figure(curve, probability, tmp_path / "c.png")
+    skill_figures.scatter_figure(probability, probability, tmp_path / "d.png", title="Same", note="RMSE 0.000")
     for name in "bcd":
         assert picture_of(tmp_path / f"{name}.png").std() > 5
     assert not list(tmp_path.glob(".*"))
+
+
+def test_losses_are_drawn_for_every_fit(tmp_path):
+    steps = range(1, 21)
+    rows = [
+        {"epoch": e, "loss": 1 / e, "weighted/prediction": 0.8 / e, "weighted/consistency": 0.2 / e} for e in steps
+    ]
+    watched = [{"epoch": e, "eval_log_loss": 0.9 / e} for e in steps]
+    drawn = skill_figures.loss_figure({"fold 1": rows + watched, "fold 2": rows[:15]}, tmp_path / "losses.png")
+    assert picture_of(drawn).std() > 5
+    # A run that was killed before its first log has nothing to show.
+    assert skill_figures.loss_figure({"fold 1": [{"train_runtime": 1.0}]}, tmp_path / "none.png") is None
+    assert [path.name for path in tmp_path.iterdir()] == ["losses.png"]
 
 
 def test_projected_maps_are_labelled_and_drawn(tmp_path):

@@ -1,5 +1,6 @@
 """Two processes give the loss and the gradients of one with the same batch, for every preset."""
 
+import csv
 import os
 import socket
 import subprocess
@@ -60,3 +61,27 @@ def test_two_processes_and_chunks_equal_one(steps, preset, lora):
 def test_presets_differ(steps):
     losses = [steps[1][f"{preset} False False"]["loss"] for preset in PRESETS]
     assert len({round(loss, 5) for loss in losses}) == len(losses)
+
+
+def test_a_study_is_fitted_by_two_processes_together(landscape, tmp_path):
+    fits = {}
+    for processes in (1, 2):
+        output = tmp_path / str(processes)
+        launcher = [sys.executable, "-m"]
+        if processes > 1:
+            launcher += [
+                "torch.distributed.run",
+                f"--nproc-per-node={processes}",
+                f"--master-port={free_port()}",
+                "-m",
+            ]
+        options = ["--epochs=1", "--quiet", "--no-baselines", "--processes=1"]
+        command = [*launcher, "agriclip_cli", "fit", str(landscape), f"--output={output}", *options]
+        done = subprocess.run(command, env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("Model  ") == 1, "one process speaks for all"
+        with (output / "model" / "heldout_predictions.csv").open() as file:
+            fits[processes] = [float(row["probability"]) for row in csv.DictReader(file)]
+        assert not (output / ".model-partial").exists()
+    # Rounding differs in the last digits, and every step passes it on.
+    assert fits[2] == pytest.approx(fits[1], abs=2e-3)

@@ -156,3 +156,12 @@ def test_a_process_that_fails_tells_and_leaves_nothing(landscape, tmp_path):
     failed = next((tmp_path / "fit" / "failed").glob("*/failed_step_*"))
     assert "numeric_values" in load_file(failed / "batch.safetensors")
     assert (failed / "model.safetensors").exists()
+
+
+def test_trackers_that_are_not_there_are_refused_first(landscape, tmp_path, monkeypatch):
+    with pytest.raises(AgriClipError, match="no tracker 'tensorbord'; did you mean 'tensorboard'"):
+        fit_study(landscape, tmp_path, report_to=("tensorbord",), quiet=True)
+    monkeypatch.setattr("training.fit.find_spec", lambda module: None)
+    with pytest.raises(AgriClipError, match="pip install trackio"):
+        fit_study(landscape, tmp_path, report_to=("trackio",), quiet=True)
+    assert not any(tmp_path.iterdir())

@@ -430,6 +430,8 @@ class Training(Part):
         if not self.validation and (self.patience is not None or self.schedule == "plateau"):
             asked = "patience" if self.patience is not None else "schedule: plateau"
             raise ValueError(f"`{asked}` needs blocks to watch: set `validation`, such as 0.15")
+        if self.weights.get("masked_language") and not self.pretraining_epochs:
+            raise ValueError("`weights: masked_language` belongs to the first stage: set `pretraining_epochs`")
         if self.start is not None and self.pretraining_epochs:
             raise ValueError("`start` is a model that has been pre-trained: leave `pretraining_epochs` away")
         return self

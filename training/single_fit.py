@@ -33,6 +33,8 @@ from training.trainer import AgriClipTrainer
 
 Predictions = dict[str, NDArray[np.float64]]
 CHECKPOINT_SECONDS = 30.0
+# Share of words that masked language modelling asks for (BERT's).
+WORD_MASKING = 0.15
 
 
 @dataclass(frozen=True)
@@ -157,15 +159,8 @@ def make_trainer(task: FitTask, job: FitJob, report: Report) -> AgriClipTrainer:
     start, before = training.start, 0
     if training.pretraining_epochs:
         before = _steps(task, len(split.fitted)) * training.pretraining_epochs
-        start = str(
-            pretrain(
-                task.config,
-                task.dataset(split.fitted, noise=replace(noise, image_dropout=0.0), seed=job.seed, keys=keys),
-                make_arguments(task, job, len(split.fitted), "pretraining"),
-                task.checkpoint_seconds,
-                _shifted(report, 0, _steps(task, len(fitted)) * task.epochs),
-            )
-        )
+        told = _shifted(report, 0, _steps(task, len(fitted)) * task.epochs)
+        start = str(_first_stage(task, job, split.fitted, noise, keys, told))
     set_seed(job.seed)
     model = AgriClipForSuitability(task.config) if start is None else load_start(start, task.config)
     attacks = bool(task.config.adversarial_weight)
@@ -189,6 +184,17 @@ def make_trainer(task: FitTask, job: FitJob, report: Report) -> AgriClipTrainer:
     if training.patience is not None:
         trainer.add_callback(EarlyStoppingCallback(training.patience))
     return trainer
+
+
+def _first_stage(
+    task: FitTask, job: FitJob, index: NDArray[np.int64], noise: SiteNoise, keys: torch.Tensor, report: Report
+) -> Path:
+    """Pre-train on the sites `index`, labelled or not; the folder of the model."""
+    words = WORD_MASKING if task.config.masked_language_weight else 0.0
+    noise = replace(noise, image_dropout=0.0, word_masking=words)
+    dataset = task.dataset(index, noise=noise, seed=job.seed, keys=keys)
+    arguments = make_arguments(task, job, len(index), "pretraining")
+    return pretrain(task.config, dataset, arguments, task.checkpoint_seconds, report)
 
 
 def site_noise(task: FitTask, index: NDArray[np.int64]) -> SiteNoise:

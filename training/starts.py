@@ -8,6 +8,7 @@ fit is scored on.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 from modeling_agriclip import AgriClipConfig, AgriClipForPreTraining, AgriClipForSuitability
 from processing.errors import AgriClipError
 from processing.study_parts import Training
-from training.objective import apply_objective
+from training.objective import apply_objective, get_objective
 from training.progress import FitProgress, Report
 from training.resume import Checkpointing, last_checkpoint
 from training.trainer import AgriClipTrainer
@@ -99,7 +100,8 @@ def pretrain(
     if (folder / "config.json").exists():
         return folder
     set_seed(arguments.seed)
-    own = apply_objective(AgriClipConfig.from_dict(config.to_dict()), "pretraining")
+    objective = replace(get_objective("pretraining"), masked_language=float(config.masked_language_weight))
+    own = apply_objective(AgriClipConfig.from_dict(config.to_dict()), objective)
     trainer = AgriClipTrainer(
         model=AgriClipForPreTraining(own), args=arguments, train_dataset=dataset, data_collator=_without_labels
     )

@@ -29,6 +29,8 @@ class SiteTensors:
         attention_mask: Of the same shape.
         numeric_values: (N, L) float32.
         clauses: (L,) which clause of the report a token belongs to, from 1; 0 where to none. None = not told apart.
+        mask_token_id: Token that stands for a masked word.
+        number_token_id: Token that stands for a number.
         pixel_values: (N, C, s, s) float32, standardised; None without imagery.
         pixel_mask: (N, C, s, s) bool; None without imagery.
         channels: (C, 4) int64; None without imagery.
@@ -39,6 +41,8 @@ class SiteTensors:
     attention_mask: Tensor
     numeric_values: Tensor
     clauses: Tensor | None = None
+    mask_token_id: int | None = None
+    number_token_id: int | None = None
     pixel_values: Tensor | None = None
     pixel_mask: Tensor | None = None
     channels: Tensor | None = None
@@ -66,6 +70,8 @@ def read_sites(
         attention_mask=torch.from_numpy(tokens.attention_mask),
         numeric_values=torch.from_numpy(values),
         clauses=find_clauses(torch.from_numpy(tokens.input_ids), processor),
+        mask_token_id=processor.tokenizer.mask_token_id,
+        number_token_id=processor.num_token_id,
     )
     if data.channels:
         chips, valid = data.chips(x, y)
@@ -105,6 +111,7 @@ class SiteNoise:
             place's fingerprint.
         pixel_dropout: Largest share of pixels hidden; how many is drawn for each image.
         flips: Mirror images at random; what a place looks like does not depend on where north is.
+        word_masking: Share of a report's words that are masked, and asked for as `language_labels`.
     """
 
     image_dropout: float = 0.0
@@ -114,6 +121,7 @@ class SiteNoise:
     band_noise: float = 0.0
     pixel_dropout: float = 0.0
     flips: bool = False
+    word_masking: float = 0.0
 
 
 class SuitabilityDataset(Dataset[dict[str, Tensor]]):
@@ -198,6 +206,13 @@ class SuitabilityDataset(Dataset[dict[str, Tensor]]):
             silent[0] = False
             silent[1 + int(uniform() * int(clauses.max()))] = False
             row["attention_mask"] = row["attention_mask"] * (~silent[clauses]).to(row["attention_mask"].dtype)
+        if noise.word_masking and self.sites.clauses is not None and self.sites.mask_token_id is not None:
+            # Numbers and special tokens are no words: the first are read by their value, the others say nothing.
+            words = (self.sites.clauses > 0) & row["attention_mask"].bool()
+            words &= row["input_ids"] != self.sites.number_token_id
+            masked = words & (uniform(len(words)) < noise.word_masking)
+            row["language_labels"] = row["input_ids"].masked_fill(~masked, -100)
+            row["input_ids"] = row["input_ids"].masked_fill(masked, self.sites.mask_token_id)
         if "pixel_values" not in row:
             return row
         pixels, mask = row["pixel_values"], row["pixel_mask"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modeling_agriclip import AgriClipConfig, AgriClipForSuitability
+from modeling_agriclip import AgriClipConfig, AgriClipForPreTraining, AgriClipForSuitability
 from processing.errors import AgriClipError
 from processing.study import load_study
 from processing.study_data import StudyData
@@ -82,6 +82,31 @@ def test_pretraining_sees_unlabelled_places_and_its_weights_are_fitted_on(landsc
     assert len(shared) > 50
     for name in shared:  # the learning rate was next to nothing
         torch.testing.assert_close(fitted[name], pretrained[name], atol=1e-6, rtol=1e-5)
+
+
+def test_words_are_masked_and_asked_for(landscape, task_of):
+    task, job = task_of(pretraining_epochs=1, weights={"masked_language": 0.5})
+    asked = []
+    forward = AgriClipForPreTraining.forward
+
+    def watched(self, **inputs):
+        output = forward(self, **inputs)
+        asked.append((inputs["language_labels"], inputs["input_ids"], output.loss_dict["masked_language"]))
+        return output
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AgriClipForPreTraining, "forward", watched)
+        trainer = make_trainer(task, job, silent)
+    labels, tokens = (torch.cat([entry[i] for entry in asked]) for i in (0, 1))
+    words = (task.sites.clauses > 0) & (task.sites.input_ids != build_processor().num_token_id)
+    masked = labels != -100
+    assert masked[:, ~words].sum() == 0
+    assert masked[:, words].float().mean() == pytest.approx(0.15, abs=0.03)
+    assert (tokens[masked] == build_processor().tokenizer.mask_token_id).all()
+    assert (torch.where(masked, labels, tokens) == task.sites.input_ids).all()
+    assert all(torch.isfinite(loss) for *_, loss in asked)
+    # The fit that follows has nothing to do with it.
+    assert "language_labels" not in trainer.train_dataset[0]
 
 
 def test_unlabelled_places_share_the_fold_of_their_block(landscape):
@@ -190,6 +215,7 @@ def test_early_stopping_watches_whole_blocks(task_of):
     [
         ({"patience": 3}, "`patience` needs blocks to watch"),
         ({"schedule": "plateau"}, "`schedule: plateau` needs blocks to watch"),
+        ({"weights": {"masked_language": 0.1}}, "belongs to the first stage"),
         ({"start": "somewhere", "pretraining_epochs": 2}, "leave `pretraining_epochs` away"),
     ],
 )

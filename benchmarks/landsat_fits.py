@@ -36,7 +36,7 @@ from training.tile_transform import TileEpochs, TileTransform, collate_tiles
 
 METHODS = ("full", "lora", "probe", "scratch")
 # An adapter and a head that start at nothing bear, and need, larger steps than weights that know something already.
-RATES = {"full": 5e-4, "lora": 2e-3, "probe": 5e-3, "scratch": 1e-3}
+RATES = {"full": 5e-4, "lora": 4e-3, "probe": 5e-3, "scratch": 1e-3}
 PROMPT = "a satellite image of {}"
 ALIGNMENT = 0.3
 

@@ -74,7 +74,9 @@ class AgriClipTrainer(Trainer):
             loss = super().training_step(model, inputs, num_items_in_batch)
         else:
             loss = self._cached_step(model, inputs)
-        if not torch.isfinite(loss):
+        # On an accelerator to look at the loss is to wait for it: there only as often as it is logged.
+        look = loss.device.type == "cpu" or self.state.global_step % max(1, int(self.args.logging_steps)) == 0
+        if look and not torch.isfinite(loss):
             self._stop_at(inputs, float(loss))
         return loss
 

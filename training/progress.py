@@ -43,6 +43,8 @@ class FitBars:
     ) -> None:
         if not self.quiet:
             self.live.stop()
+            if not self.live.console.is_terminal:
+                self.live.console.print()  # a file gets the last picture without its end of line
 
     def reporter(self, index: int) -> Report:
         """Function that moves the bar of fit `index`, which appears with its first step."""

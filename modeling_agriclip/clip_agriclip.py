@@ -155,7 +155,7 @@ class AgriClipBackbone(nn.Module):
 
     def __init__(self, config: AgriClipVisionConfig) -> None:
         super().__init__()
-        backbone = cast(PreTrainedConfig, config.backbone_config)
+        backbone = cast(PreTrainedConfig, config.transformer_config)
         backbone_class: Any = MODEL_MAPPING[type(backbone)]
         self.model = backbone_class._from_config(backbone)
         self.has_class_token = hasattr(self.model.embeddings, "class_embedding")
@@ -362,7 +362,7 @@ def config_from_clip(
     text.vocab_size = max(text.vocab_size, number_token_id + 1)
     text.max_position_embeddings = text_positions or text.max_position_embeddings
     fields: dict[str, Any] = {
-        "vision_config": {"backbone_config": vision, "num_scales": num_scales},
+        "vision_config": {"transformer_config": vision, "num_scales": num_scales},
         "text_config": {
             "encoder_config": text,
             "number_token_id": number_token_id,

@@ -34,20 +34,20 @@ class AgriClipVisionConfig(PreTrainedConfig):
         num_channel_variables: Number of buckets for named variables (`vv`, `ndvi`, `woody_cover`, ...).
         default_gsd: Ground sample distance in metres that is assumed when none is given.
         position_periods: Shortest and longest period of the position code, in metres.
-        backbone_config: Configuration of a CLIP or SigLIP vision transformer that takes the place of the stages;
+        transformer_config: Configuration of a CLIP or SigLIP vision transformer that takes the place of the stages;
             width, depth and patch size are then its own.
     """
 
     model_type = "agriclip_vision_model"
     base_config_key = "vision_config"
     sub_configs_defaults = {
-        "backbone_config": SubConfigSpec(AutoConfig, model_type="clip_vision_model", optional=True)
+        "transformer_config": SubConfigSpec(AutoConfig, model_type="clip_vision_model", optional=True)
     }
 
     if TYPE_CHECKING:
-        backbone_config: PreTrainedConfig | None
+        transformer_config: PreTrainedConfig | None
     else:
-        backbone_config: dict | PreTrainedConfig | None = None
+        transformer_config: dict | PreTrainedConfig | None = None
     hidden_size: int = 256
     stage_sizes: list[int] | tuple[int, ...] = (96, 192, 320)
     stage_depths: list[int] | tuple[int, ...] = (2, 4, 2)
@@ -76,7 +76,7 @@ class AgriClipVisionConfig(PreTrainedConfig):
         self.num_hidden_layers = sum(self.stage_depths)
         self.num_attention_heads = self.stage_heads[-1]
         super().__post_init__(**kwargs)
-        backbone: Any = self.backbone_config
+        backbone: Any = self.transformer_config
         if backbone is not None:
             self.hidden_size, self.patch_size = backbone.hidden_size, backbone.patch_size
             self.num_hidden_layers, self.num_attention_heads = backbone.num_hidden_layers, backbone.num_attention_heads

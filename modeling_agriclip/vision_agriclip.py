@@ -89,7 +89,7 @@ class AgriClipVisionModel(AgriClipPreTrainedModel):
     def __init__(self, config: AgriClipVisionConfig) -> None:
         super().__init__(config)
         # A backbone embeds, extracts and normalises by itself; what it shares are pyramid, dates and consistency.
-        self.has_backbone = config.backbone_config is not None
+        self.has_backbone = config.transformer_config is not None
         if self.has_backbone:
             self.embeddings: Any = AgriClipBackbone(config)
             self.temporal: Any = AgriClipDateMean(config, config.hidden_size, config.num_attention_heads)

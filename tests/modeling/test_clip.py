@@ -315,7 +315,7 @@ def test_save_and_load(variant, tmp_path):
     before, after = run(model, **inputs), run(loaded, **inputs)
     for key in ("logits_per_image", "image_embeds", "text_embeds", "fused_state"):
         assert torch.equal(before[key], after[key]), key
-    assert isinstance(loaded.config.vision_config.backbone_config.hidden_size, int)
+    assert isinstance(loaded.config.vision_config.transformer_config.hidden_size, int)
     tower = AgriClipVisionModel(loaded.config.vision_config)
     assert tower.state_dict().keys() == model.vision_model.state_dict().keys()
 

@@ -17,25 +17,11 @@ from .configuration_agriclip import AgriClipConfig
 from .extractor_agriclip import DATE_FEATURES, AgriClipMetricPosition, date_features
 
 
-class AgriClipLogitScale(nn.Module):
-    """Learned logarithm of the similarity's scale, at most log 100; a module, so that PEFT can keep it trainable."""
-
-    def __init__(self, init_value: float) -> None:
-        super().__init__()
-        self.init_value = init_value
-        self.value = nn.Parameter(torch.tensor(init_value))
-
-    def init_weights(self, std: float) -> None:
-        """Start at the configured value."""
-        init.constant_(self.value, self.init_value)
-
-    def forward(self) -> Tensor:
-        """The scale itself."""
-        return self.value.clamp(max=math.log(100)).exp()
-
-
 class AgriClipLogitBias(nn.Module):
-    """Learned bias of a pair's logit (SigLIP), which starts where nearly all pairs count as strangers."""
+    """Learned bias of a pair's logit (SigLIP), which starts where nearly all pairs count as strangers.
+
+    A module and not a bare parameter, so that PEFT can keep it trainable.
+    """
 
     def __init__(self, init_value: float) -> None:
         super().__init__()
@@ -49,6 +35,14 @@ class AgriClipLogitBias(nn.Module):
     def forward(self) -> Tensor:
         """The bias itself."""
         return self.value
+
+
+class AgriClipLogitScale(AgriClipLogitBias):
+    """Learned logarithm of the similarity's scale, at most log 100."""
+
+    def forward(self) -> Tensor:
+        """The scale itself."""
+        return self.value.clamp(max=math.log(100)).exp()
 
 
 class AgriClipSuitabilityHead(nn.Module):

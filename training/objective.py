@@ -57,7 +57,7 @@ class Objective:
 _HONEST_IMAGE = {"report_only": 1.0, "image_effect": 0.5}
 
 PRESETS: dict[str, Objective] = {
-    # Cheap, and what the measured studies were fitted to; benchmarks/ablation.py tells what each further term is worth.
+    # Cheap, and what the measured studies were fitted to; benchmarks/ablation.py tells what each term is worth.
     "default": Objective(consistency=0.1, diversity=0.01, **_HONEST_IMAGE),
     # Every term at once.
     "full": Objective(

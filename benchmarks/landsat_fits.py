@@ -30,9 +30,11 @@ from processing.image_processing_agriclip import AgriClipImageProcessor
 from processing.processing_agriclip import AgriClipProcessor
 from processing.tokenizer import build_tokenizer
 from training.augmentation import Augmentation
+from training.lora import trainable_share
+from training.progress import EpochTeller
 from training.tile_cache import TileCache
 from training.tile_dataset import prepare_tiles
-from training.tile_transform import TileEpochs, TileTransform, collate_tiles
+from training.tile_transform import TileTransform, collate_tiles
 
 METHODS = ("full", "lora", "probe", "scratch")
 # An adapter and a head that start at nothing bear, and need, larger steps than weights that know something already.
@@ -214,7 +216,7 @@ def make_trainer(
         train_dataset=prepare_tiles(train, transform),
         data_collator=partial(collate_tiles, shared=shared),
         preprocess_logits_for_metrics=_classes,
-        callbacks=[TileEpochs(transform)],
+        callbacks=[EpochTeller(transform)],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -235,9 +237,7 @@ def _fit(
     seconds = time.monotonic() - started
     found = trainer.predict(prepare_tiles(*test))
     shutil.rmtree(folder, ignore_errors=True)
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    share = sum(n for n, trained in sizes if trained) / sum(n for n, _ in sizes)
-    return Fit(np.asarray(found.predictions), np.asarray(found.label_ids), share, seconds)
+    return Fit(np.asarray(found.predictions), np.asarray(found.label_ids), trainable_share(model), seconds)
 
 
 def _trained_parts(model: Any, method: str, settings: Settings, head: str) -> Any:

@@ -113,7 +113,7 @@ def compare_on_study(
         raise AgriClipError(f"The predictions {predictions} name {unknown[0]}, which is not in the labels; fit again.")
     rows = np.array([place[name] for name in ours["id"]])
     positive, total = labels.positive[rows], labels.total[rows]
-    counts = _is_counts(study)
+    counts = study.predicts_counts
     results = []
     if baselines:
         folds = data.folds()
@@ -161,7 +161,7 @@ def skill_pictures(study: Any, predictions: str | Path | None, folder: str | Pat
     if predictions is None or not Path(predictions).is_file():
         return []
     ours = read_predictions(predictions)
-    observed = ours["observed"] if _is_counts(study) else ours["presence"]
+    observed = ours["observed"] if study.predicts_counts else ours["presence"]
     curve = reliability_curve(observed, ours["probability"], bins=10)
     png = reliability_figure(curve, ours["probability"], Path(folder) / "reliability.png")
     caption = (
@@ -194,11 +194,6 @@ def draw_losses(model_dir: Path, folder: str | Path) -> Path | None:
     return loss_figure(
         {name: json.loads(path.read_text()) for name, path in files.items()}, Path(folder) / "losses.png"
     )
-
-
-def _is_counts(study: Any) -> bool:
-    """Whether the model predicts the chance of one counted unit rather than presence in a place."""
-    return bool(study.labels.kind == "share" and study.training.objective == "binary")
 
 
 def _mean(chips: np.ndarray) -> np.ndarray:

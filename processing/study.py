@@ -136,6 +136,11 @@ class Study(Part):
             half.unlink(missing_ok=True)
         return target
 
+    @property
+    def predicts_counts(self) -> bool:
+        """Whether a model of it predicts the chance of one counted unit rather than presence in a place."""
+        return self.labels is not None and self.labels.kind == "share" and self.training.objective == "binary"
+
     def fingerprint(self) -> str:
         """Return the SHA-256 of what the study says: every value, defaults included, but not where the data lie."""
         content = self.model_dump(mode="json", exclude={"data"})

@@ -22,10 +22,9 @@ from modeling_agriclip.calibration_agriclip import Calibration
 from modeling_agriclip.ensemble_agriclip import mutual_information
 from processing.study import Study
 from processing.study_data import LabelTable
-from training.calibration import Coverage, coverage_of, cross_fit, fit_calibration
+from training.calibration import ALPHAS, Coverage, coverage_of, cross_fit, fit_calibration
 from training.single_fit import FitJob, Predictions
 
-ALPHAS = (0.05, 0.1, 0.2)
 Floats = NDArray[np.float64]
 
 
@@ -73,7 +72,7 @@ def calibrate(
     """
     training, held_out = study.training, results.held_out()
     known = np.isfinite(held_out)
-    counts = study.labels.kind == "share" and training.objective == "binary"
+    counts = study.predicts_counts
     labels = table.share if counts else table.presence.astype(np.float64)
     two_sided = known.any() and np.ptp(labels[known]) > 0
     if training.calibration == "none" or study.labels.kind == "presence_only" or not two_sided:
@@ -85,8 +84,8 @@ def calibrate(
     # A share's own chance is what is predicted there, and a chance has no class to be covered.
     alphas = () if counts else ALPHAS
     calibrated = member.apply(torch.from_numpy(held_out[known])).numpy()
-    # Places count, not blocks: on the United States study thresholds that count each block once cover 3 to 5 points
-    # more than they promise, and plain ones what they promise (benchmarks/ensemble_calibration.py).
+    # Places count, not blocks: on unseen blocks of the United States study sets of 95 and 90 % that count each block
+    # once cover 98.6 and 95.6 %, plain ones 95.5 and 89.7 %.
     ensemble = fit_calibration(calibrated, labels[known], method="none", alphas=alphas)
     return member, ensemble
 
@@ -98,8 +97,7 @@ def cross_fitted(
     held_out = results.held_out()
     calibrated = np.full(len(held_out), np.nan)
     known = np.isfinite(held_out)
-    counts = study.labels.kind == "share" and study.training.objective == "binary"
-    if counts or len(np.unique(blocks[known])) < 5:
+    if study.predicts_counts or len(np.unique(blocks[known])) < 5:
         return calibrated, {}
     presence = table.presence[known].astype(np.float64)
     method = study.training.calibration

@@ -100,3 +100,28 @@ class FitProgress(TrainerCallback):
                 told[name.removeprefix("weighted/").replace("eval_log_loss", "validation")] = float(value)
         if told:
             self.report(state.global_step, state.max_steps, told)
+
+
+class EpochTeller(TrainerCallback):
+    """Tells a dataset or a transform which epoch begins, so that its noise is the epoch's own, also in a resumed run.
+
+    Args:
+        listener: Anything with `set_epoch`.
+    """
+
+    def __init__(self, listener: Any) -> None:
+        self.listener = listener
+        self.next = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Begin with the epoch that a resumed run was in."""
+        self.next = int((state.epoch or 0) + 1e-6)
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Tell the epoch; counted here, since `Trainer` takes a stream for one endless epoch."""
+        self.listener.set_epoch(self.next)
+        self.next += 1

@@ -19,13 +19,12 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 from modeling_agriclip import AgriClipConfig, AgriClipForPreTraining, AgriClipForSuitability
 from processing.errors import AgriClipError
 from processing.study_parts import Training
+from training.lora import HEADS, add_lora, merge, save_adapter
 from training.objective import apply_objective, get_objective
 from training.progress import FitProgress, Report
 from training.resume import Checkpointing, last_checkpoint
 from training.trainer import AgriClipTrainer
 
-# What both stages have in common, and so what the second takes over from the first.
-HEADS = ("suitability_head", "image_effect_head", "detection_head")
 # Inputs that pre-training has no use for.
 LABELS = ("labels", "label_weights", "detection_labels")
 
@@ -64,8 +63,6 @@ def tune(model: AgriClipForSuitability, training: Training) -> nn.Module:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.split(".")[0] in HEADS)
     elif training.tuning == "lora":
-        from training.lora import add_lora
-
         return add_lora(model, training.lora.recipe, rank=training.lora.rank, dora=training.lora.dora)
     return model
 
@@ -73,8 +70,6 @@ def tune(model: AgriClipForSuitability, training: Training) -> nn.Module:
 def save_tuned(model: Any, folder: Path) -> None:
     """Save a fitted model whole; adapters are saved beside it, then merged into it."""
     if hasattr(model, "peft_config"):
-        from training.lora import merge, save_adapter
-
         save_adapter(model, folder / "adapter")
         model = merge(model)
     model.save_pretrained(folder)

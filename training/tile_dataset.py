@@ -25,7 +25,7 @@ from training.tile_cache import TileCache, require_disk
 from training.tile_checks import MAX_CORRUPT, check_labels, check_tiles
 from training.tile_files import find_source, require_whole, split_files
 from training.tile_reader import Tile
-from training.tile_transform import SkipCorrupt, TileEpochs, TileTransform, collate_tiles
+from training.tile_transform import SkipCorrupt, TileTransform, collate_tiles
 
 METADATA = "metadata.jsonl"
 _FILE = {"bytes": Value("binary"), "path": Value("string")}
@@ -296,7 +296,6 @@ __all__ = [
     "COLUMNS",
     "Augmentation",
     "TileCache",
-    "TileEpochs",
     "TileTransform",
     "check_labels",
     "check_tiles",

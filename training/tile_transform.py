@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from processing.errors import AgriClipError, nearest
 from training.augmentation import Augmentation, tile_generator
@@ -189,27 +188,6 @@ class SkipCorrupt:
         return {name: [sample.get(name) for sample in kept] for name in names}
 
 
-class TileEpochs(TrainerCallback):
-    """Tells a transform which epoch `Trainer` is in, so that every epoch draws anew and a resumed run the same."""
-
-    def __init__(self, transform: TileTransform) -> None:
-        self.transform = transform
-        self.next = 0
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Begin with the epoch that a resumed run was in."""
-        self.next = int((state.epoch or 0) + 1e-6)
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Set the epoch that begins; counted here, since `Trainer` takes a stream for one endless epoch."""
-        self.transform.set_epoch(self.next)
-        self.next += 1
-
-
 def collate_tiles(
     samples: Iterable[Mapping[str, Tensor]], shared: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
@@ -254,4 +232,4 @@ def _identity(tile: Tile) -> str:
     return tile.key if tile.window is None else f"{tile.key}@{tile.window}"
 
 
-__all__ = ["SkipCorrupt", "TileEpochs", "TileTransform", "collate_tiles"]
+__all__ = ["SkipCorrupt", "TileTransform", "collate_tiles"]

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer
 
 from processing.errors import AgriClipError
 from training.adversarial import Attack
 from training.gradient_caching import cached_backward, split_batch
+from training.progress import EpochTeller
 
 
 class AgriClipTrainer(Trainer):
@@ -161,18 +162,4 @@ class AgriClipTrainer(Trainer):
                 self._terms[name].append(value.detach().float())
 
 
-class EpochTeller(TrainerCallback):
-    """Tells a dataset which epoch begins, so that its noise is the epoch's own wherever a fit is taken up again."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Tell it."""
-        # A fit that is taken up in the middle of an epoch begins that one again.
-        self.dataset.set_epoch(int((state.epoch or 0.0) + 1e-6))
-
-
-__all__ = ["AgriClipTrainer", "EpochTeller"]
+__all__ = ["AgriClipTrainer"]

@@ -74,7 +74,7 @@ def test_missing_numbers_and_channels_without_a_sensor(batch):
 
 
 def test_no_trace_in_the_parameters(batch):
-    model = model_of("paper_f22", hidden_dropout=0.0)
+    model = model_of("paper_f22")
     attack = Attack(SensorNoise(SENSOR.channels), torch.full((9,), 0.1))
     before = copy.deepcopy(model.state_dict())
     weights = {name: value for name, value in vars(model.config).items() if name.endswith("_weight")}

@@ -23,10 +23,11 @@ from processing.image_processing_agriclip import AgriClipImageProcessor
 from processing.processing_agriclip import AgriClipProcessor
 from processing.tokenizer import build_tokenizer
 from training.augmentation import Augmentation
+from training.progress import EpochTeller
 from training.tile_checks import check_labels, check_tiles
 from training.tile_dataset import load_tiles, prepare_tiles
 from training.tile_reader import Tile, UnreadableTile, read_bands, read_codes
-from training.tile_transform import TileEpochs, TileTransform, collate_tiles
+from training.tile_transform import TileTransform, collate_tiles
 
 NAMES = ("blue", "green", "red", "nir", "swir1", "swir2")
 
@@ -359,7 +360,7 @@ def test_trainer_draws_anew_each_epoch(folder, tmp_path, streaming):
         use_cpu=True,
     )
     tiles = prepare_tiles(load_tiles(folder, streaming=streaming), made)
-    Trainer(Model(), arguments, collate_tiles, train_dataset=tiles, callbacks=[TileEpochs(made)]).train()
+    Trainer(Model(), arguments, collate_tiles, train_dataset=tiles, callbacks=[EpochTeller(made)]).train()
     first, second = (torch.sort(batch.sum(dim=(1, 2, 3, 4))).values for batch in heard)
     assert made.epoch == 1
     assert not torch.equal(first, second)

@@ -383,6 +383,8 @@ class Training(Part):
         pretraining_epochs: Passes without labels before the fit, over the sites and as many unlabelled places.
         unlabelled: Unlabelled places of the grid that are mixed in, as a share of the sites.
         start: Model folder or Hub name whose weights the fit starts from.
+        report_encoder: Sentence encoder that reads the reports in place of a fresh one: a folder, an installed
+            package or a Hub name, such as `sentence-transformers/all-MiniLM-L6-v2`.
         tuning: What is fitted of a model: `full`, `lora` or `frozen` (the heads only).
         lora: The adapters, for `lora`.
         precision: Numbers that the network computes with.
@@ -415,6 +417,7 @@ class Training(Part):
     pretraining_epochs: int = Field(default=0, ge=0)
     unlabelled: float = Field(default=0.0, ge=0)
     start: str | None = None
+    report_encoder: str | None = None
     tuning: Literal["full", "lora", "frozen"] = "full"
     lora: Lora = Field(default_factory=Lora)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -434,6 +437,8 @@ class Training(Part):
             raise ValueError("`weights: masked_language` belongs to the first stage: set `pretraining_epochs`")
         if self.start is not None and self.pretraining_epochs:
             raise ValueError("`start` is a model that has been pre-trained: leave `pretraining_epochs` away")
+        if self.start is not None and self.report_encoder is not None:
+            raise ValueError("`start` is a model with a report encoder of its own: leave `report_encoder` away")
         return self
 
 

@@ -43,7 +43,7 @@ from training.members import run_fits
 from training.objective import Objective, get_objective
 from training.resume import check_disk, fingerprint_files, make_plan, partial_folder, working_folder
 from training.single_fit import CHECKPOINT_SECONDS, FitJob, FitTask, count_parameters
-from training.starts import start_config
+from training.starts import ReportStart, start_config
 from training.study_dataset import read_sites
 from training.unlabelled import sample_unlabelled, unlabelled_count
 
@@ -110,7 +110,8 @@ def fit_study(
     _check_labels(study, table)
     training = study.training
     seed = training.seed if seed is None else seed
-    processor = build_processor(training.start)
+    reader = _report_start(data)
+    processor = build_processor(training.start, reader)
     folds = data.folds() if study.splits is not None else np.zeros(len(table), dtype=np.int64)
     members = training.members if members is None else members
     if not folds.any():
@@ -122,7 +123,7 @@ def fit_study(
     task = FitTask(
         study=study,
         sites=read_sites(data, processor, x, y),
-        config=build_config(study, processor, size),
+        config=build_config(study, processor, size, reader),
         labels=np.concatenate([table.share, np.full(len(extra.x), np.nan)]),
         weights=np.concatenate([_label_weights(study, table), np.ones(len(extra.x))]),
         epochs=epochs or training.epochs,
@@ -132,6 +133,7 @@ def fit_study(
         report_to=report_to,
         log_dir=Path(output_dir) / "logs" if report_to else None,
         failure_dir=Path(output_dir) / "failed",
+        reader=reader,
     )
     check_disk(output.parent, count_parameters(task.config), members + 1, min(processes, members + 1))
     plan = make_plan(
@@ -266,15 +268,23 @@ def _save_calibrations(calibrations: tuple[Calibration, Calibration], jobs: list
     ensemble.save(result)
 
 
-def build_processor(start: str | None = None) -> AgriClipProcessor:
+def _report_start(data: StudyData) -> ReportStart | None:
+    """The sentence encoder that the study asks for, cut to the words of its template."""
+    name = data.study.training.report_encoder
+    return None if name is None else ReportStart.of(name, [data.template.text])
+
+
+def build_processor(start: str | None = None, reader: ReportStart | None = None) -> AgriClipProcessor:
     """The processor of the model `start`, or the one that a fresh model starts with."""
     if start is not None:
         start_config(start)  # says in one sentence that there is no model
         return AutoProcessor.from_pretrained(start)
-    return AgriClipProcessor(AgriClipImageProcessor(), build_tokenizer())
+    return AgriClipProcessor(AgriClipImageProcessor(), build_tokenizer() if reader is None else reader.tokenizer)
 
 
-def build_config(study: Study, processor: AgriClipProcessor, size: str | None = None) -> AgriClipConfig:
+def build_config(
+    study: Study, processor: AgriClipProcessor, size: str | None = None, reader: ReportStart | None = None
+) -> AgriClipConfig:
     """The configuration a study asks for, with the vocabulary of `processor`."""
     part, training = study.model, study.training
     overrides = dict(part.overrides)
@@ -292,6 +302,9 @@ def build_config(study: Study, processor: AgriClipProcessor, size: str | None = 
         for name, value in fields.items():
             setattr(config, name, value)
         return config
+    if reader is not None:
+        own = AgriClipConfig.from_size(size or part.size, **fields).to_dict()
+        return AgriClipConfig.from_dict(own | {"text_config": reader.config.to_dict()})
     config = AgriClipConfig.from_size(size or part.size, vocab_size=len(processor.tokenizer), **fields)
     config.text_config.number_token_id = processor.num_token_id
     return config

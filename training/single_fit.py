@@ -27,7 +27,7 @@ from processing.study import Study
 from training.adversarial import Attack, SensorNoise
 from training.progress import FitProgress, Report
 from training.resume import Checkpointing, last_checkpoint
-from training.starts import load_start, pretrain, save_tuned, tune
+from training.starts import ReportStart, load_start, pretrain, save_tuned, tune
 from training.study_dataset import SiteNoise, SiteTensors, SuitabilityDataset
 from training.trainer import AgriClipTrainer
 
@@ -54,6 +54,7 @@ class FitTask:
         report_to: Trackers that receive the log, such as `tensorboard`.
         log_dir: Where they write.
         failure_dir: Where a fit leaves what it failed at.
+        reader: Weights that the report encoder of a fresh model starts from.
     """
 
     study: Study
@@ -68,6 +69,7 @@ class FitTask:
     report_to: tuple[str, ...] = ()
     log_dir: Path | None = None
     failure_dir: Path | None = None
+    reader: ReportStart | None = None
 
     def dataset(self, index: NDArray[np.int64], **options: Any) -> SuitabilityDataset:
         """The sites `index`."""
@@ -163,6 +165,8 @@ def make_trainer(task: FitTask, job: FitJob, report: Report) -> AgriClipTrainer:
         start = str(_first_stage(task, job, split.fitted, noise, keys, told))
     set_seed(job.seed)
     model = AgriClipForSuitability(task.config) if start is None else load_start(start, task.config)
+    if start is None and task.reader is not None:
+        task.reader.load_into(model)
     attacks = bool(task.config.adversarial_weight)
     trainer = AgriClipTrainer(
         model=tune(model, training),
@@ -194,7 +198,7 @@ def _first_stage(
     noise = replace(noise, image_dropout=0.0, word_masking=words)
     dataset = task.dataset(index, noise=noise, seed=job.seed, keys=keys)
     arguments = make_arguments(task, job, len(index), "pretraining")
-    return pretrain(task.config, dataset, arguments, task.checkpoint_seconds, report)
+    return pretrain(task.config, dataset, arguments, task.checkpoint_seconds, report, task.reader)
 
 
 def site_noise(task: FitTask, index: NDArray[np.int64]) -> SiteNoise:

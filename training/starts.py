@@ -8,19 +8,21 @@ fit is scored on.
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import PrinterCallback, TrainingArguments, set_seed
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainingArguments, set_seed
 
-from modeling_agriclip import AgriClipConfig, AgriClipForPreTraining, AgriClipForSuitability
+from modeling_agriclip import AgriClipConfig, AgriClipForPreTraining, AgriClipForSuitability, AgriClipTextConfig
 from processing.errors import AgriClipError
 from processing.study_parts import Training
 from training.lora import HEADS, add_lora, merge, save_adapter
 from training.objective import apply_objective, get_objective
+from training.pretrained import prune_vocabulary, report_encoder, start_from_encoder
 from training.progress import FitProgress, Report
 from training.resume import Checkpointing, last_checkpoint
 from training.trainer import AgriClipTrainer
@@ -57,6 +59,36 @@ def start_config(start: str) -> AgriClipConfig:
         raise AgriClipError(f"`training.start: {start}` is neither a model folder nor a model on the Hub.") from error
 
 
+@dataclass(frozen=True)
+class ReportStart:
+    """A sentence encoder, cut down to the words of a study's reports, for fits to start from.
+
+    Attributes:
+        config: Configuration of the report encoder.
+        weights: Its weights by name.
+        tokenizer: Its tokenizer.
+    """
+
+    config: AgriClipTextConfig
+    weights: dict[str, Tensor]
+    tokenizer: PreTrainedTokenizerFast
+
+    @classmethod
+    def of(cls, name: str, texts: Iterable[str]) -> ReportStart:
+        """Find the encoder `name`, and keep the tokens that `texts` and spelling need.
+
+        Raises:
+            AgriClipError: There is none, or it is no encoder that we can use.
+        """
+        model, tokenizer = start_from_encoder(None, report_encoder(name))
+        tokenizer, _ = prune_vocabulary(tokenizer, texts, model=model)
+        return cls(model.config, model.state_dict(), tokenizer)
+
+    def load_into(self, model: Any) -> None:
+        """Give a fresh model's report encoder these weights."""
+        model.text_model.load_state_dict(self.weights)
+
+
 def tune(model: AgriClipForSuitability, training: Training) -> nn.Module:
     """Let a fit change all weights, adapters and heads, or heads only."""
     if training.tuning == "frozen":
@@ -76,7 +108,12 @@ def save_tuned(model: Any, folder: Path) -> None:
 
 
 def pretrain(
-    config: AgriClipConfig, dataset: Any, arguments: TrainingArguments, seconds: float, report: Report
+    config: AgriClipConfig,
+    dataset: Any,
+    arguments: TrainingArguments,
+    seconds: float,
+    report: Report,
+    reader: ReportStart | None = None,
 ) -> Path:
     """Pre-train a fresh model, or go on with it, or find it done.
 
@@ -86,6 +123,7 @@ def pretrain(
         arguments: Of the fit; `output_dir` is where checkpoints lie.
         seconds: Time between two checkpoints.
         report: Is told how far it is.
+        reader: Weights that the report encoder starts from.
 
     Returns:
         Folder of the pre-trained model.
@@ -97,9 +135,10 @@ def pretrain(
     set_seed(arguments.seed)
     objective = replace(get_objective("pretraining"), masked_language=float(config.masked_language_weight))
     own = apply_objective(AgriClipConfig.from_dict(config.to_dict()), objective)
-    trainer = AgriClipTrainer(
-        model=AgriClipForPreTraining(own), args=arguments, train_dataset=dataset, data_collator=_without_labels
-    )
+    model = AgriClipForPreTraining(own)
+    if reader is not None:
+        reader.load_into(model)
+    trainer = AgriClipTrainer(model=model, args=arguments, train_dataset=dataset, data_collator=_without_labels)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(FitProgress(report))
     trainer.add_callback(Checkpointing(seconds))
@@ -117,4 +156,4 @@ def _without_labels(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tens
     return {key: torch.stack([row[key] for row in rows]) for key in rows[0] if key not in LABELS}
 
 
-__all__ = ["load_start", "pretrain", "save_tuned", "start_config", "tune"]
+__all__ = ["ReportStart", "load_start", "pretrain", "save_tuned", "start_config", "tune"]

@@ -5,13 +5,12 @@ import string
 
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, BertModel
+from transformers import AutoTokenizer, BertModel
 
 from modeling_agriclip import AgriClipConfig, AgriClipForSuitability, AgriClipTextConfig
 from processing.errors import AgriClipError
 from processing.image_processing_agriclip import AgriClipImageProcessor
 from processing.processing_agriclip import AgriClipProcessor
-from processing.tokenizer import build_tokenizer
 from training.pretrained import MINILM, prune_vocabulary, report_encoder, start_from_encoder
 
 REPORTS = [
@@ -19,23 +18,6 @@ REPORTS = [
     "Winter wheat is harvested in June; double-cropped soybeans follow on loamy soil.",
     "a satellite image of irrigated cropland",
 ]
-
-
-@pytest.fixture(scope="module")
-def tiny_encoder(tmp_path_factory):
-    """The folder of a small BERT whose tokenizer knows nothing of `[NUM]`, like any sentence encoder's."""
-    folder = tmp_path_factory.mktemp("encoder")
-    tokenizer = build_tokenizer(vocab_size=2000)
-    vocabulary = [token for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])]
-    vocabulary.remove("[NUM]")
-    (folder / "vocab.txt").write_text("\n".join(vocabulary))
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "model_max_length": 512}')
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
-    )
-    BertModel(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoProcessor
 
+from mapping.outputs import read_map
+from mapping.predict import map_study
 from modeling_agriclip import AgriClipConfig, AgriClipForPreTraining, AgriClipForSuitability
 from processing.errors import AgriClipError
 from processing.study import load_study
@@ -147,6 +150,27 @@ def test_a_fit_starts_from_a_model(landscape, tmp_path):
         torch.testing.assert_close(after[name], value, atol=1e-6, rtol=1e-5)
     with pytest.raises(AgriClipError, match="is neither a model folder nor a model on the Hub"):
         fit_study(study_of(landscape, start=str(tmp_path / "nowhere")), tmp_path / "third", quiet=True)
+
+
+@pytest.mark.parametrize("pretraining_epochs", [0, 1])
+def test_a_fit_starts_from_a_sentence_encoder(landscape, tiny_encoder, tmp_path, pretraining_epochs):
+    still = {"learning_rate": 1e-9, "weight_decay": 0.0, "members": 1, "pretraining_epochs": pretraining_epochs}
+    study = study_of(landscape, report_encoder=str(tiny_encoder), **still)
+    result = fit_study(study, tmp_path, epochs=1, quiet=True)
+    given = load_file(tiny_encoder / "model.safetensors")
+    found = load_file(Path(result["model_dir"]) / "model.safetensors")
+    name = "encoder.layer.1.attention.output.dense.weight"
+    torch.testing.assert_close(found[f"text_model.encoder.{name}"], given[name], atol=1e-6, rtol=1e-5)
+    processor = AutoProcessor.from_pretrained(result["model_dir"])
+    words = "embeddings.word_embeddings.weight"
+    assert len(processor.tokenizer) == len(found[f"text_model.encoder.{words}"]) < len(given[words])
+    maps = map_study(study, result["model_dir"], tmp_path, scenarios=[], quiet=True)
+    assert np.isfinite(read_map(maps["present"]["probability"])).any()
+
+
+def test_a_start_brings_its_own_report_encoder():
+    with pytest.raises(ValueError, match="leave `report_encoder` away"):
+        Training(start="model", report_encoder="all-MiniLM-L6-v2")
 
 
 @pytest.mark.parametrize("tuning", ["lora", "frozen"])

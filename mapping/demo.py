@@ -25,6 +25,7 @@ from mapping.products import Products, make_products, write_json
 from mapping.report import SkillPicture, TruthRow, change_sentence
 from processing.errors import AgriClipError
 from processing.rasters import Grid, sample_points
+from processing.study_data import StudyData
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -154,30 +155,36 @@ def compare_with_truth(
 
     Returns:
         One row per map: RMSE weighted by cell area, true and mapped suitable area on cells known in both, and, for a
-        scenario, the share of the area whose change class (against the present) is the true one.
+        scenario, the share of the area whose change class (against the present) is the true one, everywhere and where
+        the map does not call the climate novel, and how much of the truly novel land it does call so.
     """
     from evaluation.metrics import rmse
 
     threshold = float(study.map.suitable_above)
     titles = {"present": "present", **{scenario.name: scenario.title or scenario.name for scenario in study.scenarios}}
-    grid = Grid.from_raster(truth["present"])
-    area = grid.cell_areas_ha()
+    data = StudyData(study)
+    area = data.grid.cell_areas_ha()
     mapped = {name: read_map(layers["probability"]) for name, layers in maps.items()}
     true = {name: read_map(truth[name]) for name in maps}
     rows = []
-    for name in maps:
+    for name, layers in maps.items():
         if mapped[name].shape != true[name].shape:
             raise AgriClipError(f"The map '{name}' and its truth have different grids; make the landscape again.")
         known = np.isfinite(mapped[name]) & np.isfinite(true[name])
-        agreement = None
+        agreement = trusted = flagged = None
         if name != "present":
             ours = change_classes(mapped["present"], mapped[name], threshold)
             theirs = change_classes(true["present"], true[name], threshold)
-            both = (ours > 0) & (theirs > 0)
-            agreement = 100.0 * float(area[both & (ours == theirs)].sum() / area[both].sum())
+            both, same = (ours > 0) & (theirs > 0), ours == theirs
+            agreement = _percent(same & both, both, area)
+            if "mess" in layers:
+                flag = read_map(layers["mess"]) < 0
+                trusted = _percent(same & both & ~flag, both & ~flag, area)
+                novel = _occurs_nowhere(data, name) & known
+                flagged = _percent(flag & novel, novel, area)
         without = None
-        if "probability_without_image" in maps[name]:
-            without = rmse(true[name], read_map(maps[name]["probability_without_image"]), area)
+        if "probability_without_image" in layers:
+            without = rmse(true[name], read_map(layers["probability_without_image"]), area)
         rows.append(
             TruthRow(
                 title=titles.get(name, name),
@@ -186,9 +193,24 @@ def compare_with_truth(
                 mapped_ha=float(area[known & (mapped[name] >= threshold)].sum()),
                 change_agreement_percent=agreement,
                 rmse_without_image=without,
+                trusted_agreement_percent=trusted,
+                novel_flagged_percent=flagged,
             )
         )
     return rows
+
+
+def _percent(part: np.ndarray, whole: np.ndarray, area: np.ndarray) -> float | None:
+    """Area of one set of cells in percent of another's; None where there is no such land."""
+    total = float(area[whole].sum())
+    return 100.0 * float(area[part].sum()) / total if total else None
+
+
+def _occurs_nowhere(data: StudyData, scenario: str) -> np.ndarray:
+    """Cells (h, w) of which a variable lies outside all values that it has anywhere in the present landscape."""
+    present, future = data.predictor_grid(), data.predictor_grid(scenario=scenario)
+    low, high = (edge(present, axis=(1, 2))[:, None, None] for edge in (np.nanmin, np.nanmax))
+    return ((future < low) | (future > high)).any(axis=0)
 
 
 def demo_summary(result: Mapping[str, Any], console: Console) -> None:
@@ -206,10 +228,20 @@ def demo_summary(result: Mapping[str, Any], console: Console) -> None:
     if result["comparison"]:
         console.print(comparison_table(result["comparison"]))
     table = Table(title="Against the known truth", title_justify="left")
-    for title in ("map", "RMSE", "without image", "true suitable, ha", "mapped, ha", "error", "same change"):
+    for title in (
+        "map",
+        "RMSE",
+        "without image",
+        "true suitable, ha",
+        "mapped, ha",
+        "error",
+        "same change",
+        "where not novel",
+        "novel flagged",
+    ):
         table.add_column(title, justify="left" if title == "map" else "right")
     for row in result["truth"]:
-        agreement = row["change_agreement_percent"]
+        shares = [row[f"{what}_percent"] for what in ("change_agreement", "trusted_agreement", "novel_flagged")]
         error = row["area_error_percent"]
         table.add_row(
             row["title"],
@@ -218,7 +250,7 @@ def demo_summary(result: Mapping[str, Any], console: Console) -> None:
             f"{row['true_ha']:,.0f}",
             f"{row['mapped_ha']:,.0f}",
             "-" if error is None or not np.isfinite(error) else f"{error:+.1f} %",
-            "-" if agreement is None else f"{agreement:.1f} %",
+            *("-" if share is None else f"{share:.1f} %" for share in shares),
         )
     console.print(table)
     held_out = result["held_out"]

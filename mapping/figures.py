@@ -46,9 +46,9 @@ __all__ = [
 ]
 
 _MAX_PIXELS = 1400  # along the longer side: more than any picture shows
-_HATCH = "#c9c5bd"  # no data is hatched, because every plain grey is also a colour of some map
+HATCH = "#c9c5bd"  # no data is hatched, because every plain grey is also a colour of some map
 INK = "#22302a"
-_LIGHT = "#e6e6e6"  # lines on cividis, whose low end is almost black
+LIGHT = "#e6e6e6"  # lines on cividis, whose low end is almost black
 STYLE = {
     "font.family": "sans-serif",
     "font.size": 10,
@@ -64,7 +64,7 @@ STYLE = {
 
 
 @dataclass(frozen=True)
-class _Picture:
+class Picture:
     """One map, reduced for drawing. `extent` is (west, east, south, north) in map units."""
 
     values: np.ndarray
@@ -96,7 +96,7 @@ def probability_figure(
     Returns:
         The PNG.
     """
-    picture = _load(path)
+    picture = load_picture(path)
     with matplotlib.rc_context(STYLE):
         figure, axes = _map_figure(picture)
         image = axes.imshow(
@@ -104,7 +104,7 @@ def probability_figure(
         )
         if threshold is not None:
             _threshold_line(axes, picture, threshold)
-        _dress(axes, picture, outlines, ink=_LIGHT)
+        dress(axes, picture, outlines, ink=LIGHT)
         axes.set_title(title)
         _colour_bar(figure, axes, image, label, extend=_extend(picture.values, limits))
         _legend_no_data(axes, picture, threshold)
@@ -133,7 +133,7 @@ def signed_figure(
     Returns:
         The PNG.
     """
-    picture = _load(path)
+    picture = load_picture(path)
     known = picture.values[np.isfinite(picture.values)]
     if limit is None:
         limit = float(np.abs(np.percentile(known, [1, 99])).max()) if known.size else 1.0
@@ -142,7 +142,7 @@ def signed_figure(
         figure, axes = _map_figure(picture)
         norm = TwoSlopeNorm(0.0, -limit, limit)
         image = axes.imshow(picture.values, extent=picture.extent, cmap=_colours("PuOr"), norm=norm)
-        _dress(axes, picture, outlines)
+        dress(axes, picture, outlines)
         axes.set_title(title)
         _colour_bar(figure, axes, image, label, extend=_extend(picture.values, (-limit, limit)))
         _legend_no_data(axes, picture, None)
@@ -169,7 +169,7 @@ def change_figure(
     Returns:
         The PNG.
     """
-    picture = _load(path)
+    picture = load_picture(path)
     colours = ListedColormap([colour for _, colour in CHANGE_CLASSES.values()])
     with matplotlib.rc_context(STYLE):
         figure, axes = _map_figure(picture, bar=False)
@@ -180,7 +180,7 @@ def change_figure(
             norm=BoundaryNorm([0.5, 1.5, 2.5, 3.5, 4.5], 4),
             interpolation="nearest",
         )
-        _dress(axes, picture, outlines)
+        dress(axes, picture, outlines)
         axes.set_title(title)
         handles = []
         for name, colour in CHANGE_CLASSES.values():
@@ -216,13 +216,13 @@ def scenario_panel(
     """
     if not maps:
         raise AgriClipError("A panel of scenarios needs at least one map.")
-    pictures = {name: _load(path, max_size=800) for name, path in maps.items()}
+    pictures = {name: load_picture(path, max_size=800) for name, path in maps.items()}
     columns = columns or min(3, len(pictures))
     rows = math.ceil(len(pictures) / columns)
     first = next(iter(pictures.values()))
     width = 11.0 / columns
     with matplotlib.rc_context(STYLE):
-        height = rows * (width * _shape_ratio(first) + 0.5) + 0.9 + (0.4 if title else 0.0)
+        height = rows * (width * shape_ratio(first) + 0.5) + 0.9 + (0.4 if title else 0.0)
         figure = Figure(figsize=(11.0, height), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
         grid = figure.subplots(rows, columns, squeeze=False)
@@ -235,7 +235,7 @@ def scenario_panel(
             image = axes.imshow(
                 picture.values, extent=picture.extent, cmap=_colours("cividis"), vmin=limits[0], vmax=limits[1]
             )
-            _dress(axes, picture, outlines, small=True, ink=_LIGHT)
+            dress(axes, picture, outlines, small=True, ink=LIGHT)
             axes.set_title(name, fontsize=10.5)
         bar = figure.colorbar(image, ax=list(grid.flat), orientation="horizontal", aspect=45, shrink=0.6, pad=0.03)
         bar.set_label(label)
@@ -326,31 +326,31 @@ def _geojson_lines(item: Mapping[str, Any]) -> list[Any]:
     return lines
 
 
-def _load(path: str | Path, max_size: int = _MAX_PIXELS) -> _Picture:
+def load_picture(path: str | Path, max_size: int = _MAX_PIXELS) -> Picture:
     grid = Grid.from_raster(path)
     west, south, east, north = grid.bounds
-    return _Picture(read_map(path, max_size=max_size), (west, east, south, north), grid.is_geographic)
+    return Picture(read_map(path, max_size=max_size), (west, east, south, north), grid.is_geographic)
 
 
 def _colours(name: str) -> Colormap:
     return matplotlib.colormaps[name]
 
 
-def _shape_ratio(picture: _Picture) -> float:
+def shape_ratio(picture: Picture) -> float:
     """Height over width of the drawn map, degrees of longitude shortened at the middle latitude."""
     west, east, south, north = picture.extent
     return abs(north - south) / abs(east - west) * _aspect(picture)
 
 
-def _aspect(picture: _Picture) -> float:
+def _aspect(picture: Picture) -> float:
     if not picture.geographic:
         return 1.0
     middle = math.radians((picture.extent[2] + picture.extent[3]) / 2)
     return 1.0 / max(math.cos(middle), 0.15)
 
 
-def _map_figure(picture: _Picture, bar: bool = True) -> tuple[Figure, Any]:
-    ratio = _shape_ratio(picture)
+def _map_figure(picture: Picture, bar: bool = True) -> tuple[Figure, Any]:
+    ratio = shape_ratio(picture)
     width = min(9.0, max(6.8 / ratio, 4.5))  # tall maps stay on one screen
     height = min(max(width * ratio, 2.5), 12.0) + (1.4 if bar else 1.0)
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
@@ -358,9 +358,9 @@ def _map_figure(picture: _Picture, bar: bool = True) -> tuple[Figure, Any]:
     return figure, figure.subplots()
 
 
-def _dress(
+def dress(
     axes: Any,
-    picture: _Picture,
+    picture: Picture,
     outlines: Sequence[np.ndarray] | None,
     *,
     small: bool = False,
@@ -368,7 +368,7 @@ def _dress(
 ) -> None:
     """Outlines, graticule, axis labels and scale bar."""
     west, east, south, north = picture.extent
-    axes.patch.set(facecolor="white", hatch="/////", edgecolor=_HATCH, linewidth=0.0)
+    axes.patch.set(facecolor="white", hatch="/////", edgecolor=HATCH, linewidth=0.0)
     if outlines:
         axes.add_collection(LineCollection(list(outlines), colors=ink, linewidths=0.35 if small else 0.55))
     axes.set_xlim(min(west, east), max(west, east))
@@ -378,8 +378,8 @@ def _dress(
     axes.tick_params(length=2.5, labelsize=7.5 if small else 8.5)
     axes.locator_params(nbins=4 if small else 7)
     if picture.geographic:
-        axes.xaxis.set_major_formatter(lambda value, _: _degrees(value, "E", "W"))
-        axes.yaxis.set_major_formatter(lambda value, _: _degrees(value, "N", "S"))
+        axes.xaxis.set_major_formatter(lambda value, _: degrees(value, "E", "W"))
+        axes.yaxis.set_major_formatter(lambda value, _: degrees(value, "N", "S"))
     else:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(lambda value, _: f"{value / 1000:g}")
@@ -390,7 +390,7 @@ def _dress(
         _scale_bar(axes, picture)
 
 
-def _scale_bar(axes: Any, picture: _Picture) -> None:
+def _scale_bar(axes: Any, picture: Picture) -> None:
     """A bar of a round number of kilometres, true at the lower edge of the map."""
     west, east, south, north = picture.extent
     metres_per_unit = 111_320.0 * max(math.cos(math.radians(south)), 0.05) if picture.geographic else 1.0
@@ -414,7 +414,7 @@ def _scale_bar(axes: Any, picture: _Picture) -> None:
     )
 
 
-def _threshold_line(axes: Any, picture: _Picture, threshold: float) -> None:
+def _threshold_line(axes: Any, picture: Picture, threshold: float) -> None:
     values = picture.values
     known = values[np.isfinite(values)]
     if not known.size or not known.min() < threshold < known.max():
@@ -426,12 +426,12 @@ def _threshold_line(axes: Any, picture: _Picture, threshold: float) -> None:
     axes.contour(x, y, np.ma.masked_invalid(values), levels=[threshold], colors=["#b2182b"], linewidths=0.9)
 
 
-def _legend_no_data(axes: Any, picture: _Picture, threshold: float | None) -> None:
+def _legend_no_data(axes: Any, picture: Picture, threshold: float | None) -> None:
     handles: list[Any] = []
     if threshold is not None:
         handles.append(Line2D([], [], color="#b2182b", linewidth=1.2, label=f"{threshold:g}"))
     if not np.isfinite(picture.values).all():
-        handles.append(Patch(facecolor="white", edgecolor=_HATCH, hatch="/////", linewidth=0.0, label="no data"))
+        handles.append(Patch(facecolor="white", edgecolor=HATCH, hatch="/////", linewidth=0.0, label="no data"))
     if handles:
         axes.legend(handles=handles, loc="lower right", fontsize=8.5, framealpha=0.85, edgecolor="none")
 
@@ -448,7 +448,7 @@ def _extend(values: np.ndarray, limits: tuple[float, float]) -> str:
     return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[low, high]
 
 
-def _degrees(value: float, positive: str, negative: str) -> str:
+def degrees(value: float, positive: str, negative: str) -> str:
     return f"{abs(value):g}°{positive if value > 0 else negative if value < 0 else ''}"
 
 

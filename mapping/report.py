@@ -83,6 +83,9 @@ class TruthRow:
         mapped_ha: Mapped suitable area.
         change_agreement_percent: Share of the area whose change class is the true one, or None for the present.
         rmse_without_image: The same error of the map made without the image, or None.
+        trusted_agreement_percent: Agreement of the change class where the map says that it may be trusted, or None.
+        novel_flagged_percent: Share of the land whose climate occurs nowhere in the present landscape that the map
+            flags as novel; None where there is no such land.
     """
 
     title: str
@@ -91,6 +94,8 @@ class TruthRow:
     mapped_ha: float
     change_agreement_percent: float | None = None
     rmse_without_image: float | None = None
+    trusted_agreement_percent: float | None = None
+    novel_flagged_percent: float | None = None
 
     @property
     def area_error_percent(self) -> float:

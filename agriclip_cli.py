@@ -132,8 +132,7 @@ def fit(
     from training.fit import fit_study
 
     folder = output or Path("out") / loaded.name
-    # Started by a launcher, all processes fit together and the first one speaks.
-    first = os.environ.get("RANK", "0") == "0"
+    first = _first()
     with _quiet_libraries():
         result = dict(
             fit_study(
@@ -185,6 +184,12 @@ def map_command(
     outlines: Outlines = None,
     outline_layer: OutlineLayer = None,
     report: Annotated[bool, typer.Option(help="Make change maps, areas, pictures and report.html.")] = True,
+    agronomy: Annotated[
+        bool, typer.Option(help="Map what agronomic rules say, where the study has monthly climate.")
+    ] = True,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew, instead of going on with an interrupted map.")
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -199,44 +204,37 @@ def map_command(
         loaded.scenario(name)  # raises with the nearest name before any work is done
     folder = output or Path("out") / loaded.name
     fitted = _fitted(folder)
-    model_dir = model or (Path(fitted["model_dir"]) if "model_dir" in fitted else None)
-    if model_dir is None or not model_dir.exists():
-        where = folder if model is None else model
-        raise FileNotFoundError(
-            f"There is no fitted model in {where}; run `agriclip fit {study} --output {folder}` first or give --model."
-        )
+    model_dir = _model_of(folder, model, study)
 
     from mapping.predict import map_study
 
     with _quiet_libraries():
-        maps = map_study(loaded, model_dir, folder, scenarios=scenario, quiet=quiet or as_json)
-    result: dict[str, Any] = {"maps": maps}
-    if report:
-        from evaluation.study_scores import skill_pictures
-        from mapping.products import make_products, write_json
-
-        commands = [fitted["command"]] if "command" in fitted else []
-        commands.append(
-            f"agriclip map {study} --output {folder}" + "".join(f" --scenario {s}" for s in scenario or ())
+        maps = map_study(
+            loaded, model_dir, folder, scenarios=scenario, restart=restart, quiet=quiet or as_json or not _first()
         )
-        with _status("Drawing", quiet or as_json) as tell_status:
-            products = make_products(
-                loaded,
-                maps,
-                folder,
-                comparison=fitted.get("comparison", ()),
-                skill_pictures=skill_pictures(loaded, fitted.get("predictions"), folder / "pictures"),
-                commands=commands,
-                facts={"model": str(model_dir)},
-                outlines=outlines,
-                outline_layer=outline_layer,
-                progress=lambda what: tell_status(f"Drawing: {what}"),
+    if not _first():
+        return
+    result: dict[str, Any] = {"maps": maps}
+    commands = [fitted["command"]] if "command" in fitted else []
+    commands.append(f"agriclip map {study} --output {folder}" + "".join(f" --scenario {s}" for s in scenario or ()))
+    with _status("Drawing", quiet or as_json or not report) as tell_status:
+        rules = {}
+        if agronomy and loaded.agronomy is not None:
+            from mapping.agronomy.study_layers import write_study_layers
+
+            rules = write_study_layers(
+                loaded, folder, scenarios=scenario, progress=lambda what: tell_status(f"Agronomic rules: {what}")
             )
-        result.update(products.as_dict())
-        write_json(folder / "map.json", result)
+            result["agronomy"] = rules
+        if report:
+            products = _report(
+                loaded, maps, rules, folder, fitted, model_dir, commands, outlines, outline_layer, tell_status
+            )
+            result.update(products.as_dict())
+            _write_json(folder / "map.json", result)
 
     def tell(console: Console) -> None:
-        for name, layers in maps.items():
+        for name, layers in {**maps, **{f"{name}, agronomic rules": layers for name, layers in rules.items()}}.items():
             console.print(f"[bold]{name}[/]")
             for layer, path in layers.items():
                 console.print(f"  {layer:<26} {path}")
@@ -248,6 +246,181 @@ def map_command(
             console.print(f"Report       {result['report']}")
 
     _emit(result, as_json, tell)
+
+
+def _report(
+    study: Any,
+    maps: Any,
+    rules: Any,
+    folder: Path,
+    fitted: dict[str, Any],
+    model_dir: Path,
+    commands: list[str],
+    outlines: Path | None,
+    outline_layer: str | None,
+    tell_status: Callable[[str], None],
+) -> Any:
+    """Everything that `agriclip map` makes of its maps."""
+    from evaluation.study_scores import skill_pictures
+    from mapping.odmap import odmap_protocol
+    from mapping.products import make_products
+
+    zones = None
+    if study.map.zones is not None:
+        from mapping.zones import read_zones
+
+        part = study.map.zones
+        zones = read_zones(study.path(part.file), layer=part.layer, id_field=part.id, name_field=part.name)
+    comparison = fitted.get("comparison", ())
+    protocol = odmap_protocol(study, model_dir, scores=comparison, maps=maps)
+    more = {
+        protocol.write_csv(folder / "odmap.csv"): "ODMAP protocol, as the authors' application reads it",
+        protocol.write_markdown(folder / "odmap.md"): "ODMAP protocol, to read",
+    }
+    return make_products(
+        study,
+        maps,
+        folder,
+        comparison=comparison,
+        skill_pictures=skill_pictures(study, fitted.get("predictions"), folder / "pictures"),
+        commands=commands,
+        facts={"model": str(model_dir)},
+        outlines=outlines,
+        outline_layer=outline_layer,
+        zones=zones,
+        agronomy=rules,
+        more_files=more,
+        progress=lambda what: tell_status(f"Drawing: {what}"),
+    )
+
+
+@app.command()
+def explain(
+    study: StudyFile,
+    at: Annotated[
+        list[str] | None, typer.Option(help="Place to explain, longitude,latitude in degrees; may be repeated.")
+    ] = None,
+    output: Output = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", "-m", help="Model folder. [default: the one fitted in the output folder]")
+    ] = None,
+    scenario: Annotated[
+        list[str] | None, typer.Option("--scenario", "-s", help="Also under this scenario; may be repeated.")
+    ] = None,
+    predictors: Annotated[
+        bool | None,
+        typer.Option(help="Response curves and importance of the predictors. [default: where no place is given]"),
+    ] = None,
+    data: DataRoot = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say why a map says what it says: at places, and predictor by predictor.
+
+    At a place: what spoke for and against, and the planting window of the heat-unit rule.
+    """
+    from processing.study import load_study
+
+    loaded = load_study(study, data_root=data)
+    places = [_place(text) for text in at or ()]
+    for name in scenario or ():
+        loaded.scenario(name)
+    folder = output or Path("out") / loaded.name
+    model_dir = _model_of(folder, model, study)
+
+    from mapping.explanations import explain_place, explain_predictors
+    from mapping.predictor import SuitabilityPredictor
+
+    files: dict[str, Path] = {}
+    explained = []
+    with _quiet_libraries(), _status("Explaining", quiet or as_json) as tell_status:
+        asked = SuitabilityPredictor(model_dir)
+        if predictors or (predictors is None and not places):
+            files = explain_predictors(
+                loaded, model_dir, folder, predictor=asked, progress=lambda what: tell_status(f"Explaining: {what}")
+            )
+        for longitude, latitude in places:
+            for climate in [None, *(scenario or ())]:
+                tell_status(f"Explaining: {longitude:g}, {latitude:g}, {climate or 'present'}")
+                explained.append(
+                    explain_place(loaded, model_dir, folder, longitude, latitude, scenario=climate, predictor=asked)
+                )
+
+    def tell(console: Console) -> None:
+        for one in explained:
+            console.print(one["explanation"].sentence)
+            console.print(one["explanation"].table())
+            if one["card"] is not None:
+                console.print(one["card"].text(), markup=False, highlight=False)
+            for path in one["files"].values():
+                console.print(f"  {path}")
+        for name, path in files.items():
+            console.print(f"{name:<18} {path}")
+
+    places_told = [{"explanation": o["explanation"].as_dict(), "files": o["files"]} for o in explained]
+    _emit({"files": files, "places": places_told}, as_json, tell)
+
+
+@app.command()
+def segment(
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="A raster, a folder of tiles, or tiles of one scene.")
+    ],
+    query: Annotated[list[str], typer.Option("--query", "-q", help="What to look for; may be repeated.")],
+    model: Annotated[Path, typer.Option("--model", "-m", help="Folder of a segmentation model.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that is written.")] = Path(
+        "out/segment"
+    ),
+    against: Annotated[
+        list[str] | None, typer.Option(help="Weigh the queries against this text too; may be repeated.")
+    ] = None,
+    sensor: Annotated[str | None, typer.Option(help="Sensor of the images. [default: the model's]")] = None,
+    band: Annotated[list[str] | None, typer.Option(help="Names of the channels, in order; repeat.")] = None,
+    date: Annotated[list[str] | None, typer.Option(help="Date of each series of bands, oldest first; repeat.")] = None,
+    gsd: Annotated[float | None, typer.Option(help="Metres a pixel. [default: from the raster]")] = None,
+    tile: Annotated[int, typer.Option(min=8, help="Edge of a window in pixels.")] = 128,
+    stride: Annotated[int | None, typer.Option(min=1, help="Step between windows.")] = None,
+    disagreement: Annotated[bool, typer.Option(help="Also map the spread over overlapping windows.")] = False,
+    allow_no_crs: Annotated[bool, typer.Option("--allow-no-crs", help="Take images without a CRS.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Map what a text asks for on the pixels of a scene of any size, such as "soybean fields".
+
+    Writes one cloud-optimised GeoTIFF a query, a class map where there are several, styles and a picture.
+    """
+    from mapping.scene import map_scene
+
+    with _quiet_libraries():
+        found = map_scene(
+            images if len(images) > 1 else images[0],
+            model,
+            query,
+            output,
+            against=against,
+            sensor=sensor,
+            bands=band,
+            dates=date,
+            gsd=gsd,
+            tile=tile,
+            stride=stride,
+            disagreement=disagreement,
+            allow_no_crs=allow_no_crs,
+            restart=restart,
+            quiet=quiet or as_json or not _first(),
+        )
+    if not _first():
+        return
+    told = found.as_dict()
+
+    def tell(console: Console) -> None:
+        for name, value in told.items():
+            for path in value.values() if isinstance(value, dict) else [value]:
+                if path is not None:
+                    console.print(f"{name:<14} {path}")
+
+    _emit(told, as_json, tell)
 
 
 @app.command()
@@ -323,6 +496,40 @@ def _fitted(folder: Path) -> dict[str, Any]:
     """What `agriclip fit` left in a folder, or nothing."""
     file = folder / "fit.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _model_of(folder: Path, model: Path | None, study: Path) -> Path:
+    """The model asked for, or the one fitted in the output folder."""
+    fitted = _fitted(folder)
+    found = model or (Path(fitted["model_dir"]) if "model_dir" in fitted else None)
+    if found is None or not found.exists():
+        raise FileNotFoundError(
+            f"There is no fitted model in {model or folder}; run `agriclip fit {study} --output {folder}` first or "
+            "give --model."
+        )
+    return found
+
+
+def _place(text: str) -> tuple[float, float]:
+    """Longitude and latitude from `-88.0,37.5`."""
+    try:
+        longitude, latitude = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"'{text}' is no place; write longitude,latitude in degrees, as in --at=-88.0,37.5") from None
+    if not (-180 <= longitude <= 180 and -90 <= latitude <= 90):
+        raise ValueError(f"'{text}' is no longitude,latitude in degrees; longitude comes first.")
+    return longitude, latitude
+
+
+def _first() -> bool:
+    """Whether this is the process that speaks: started by a launcher, several work together."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _write_json(path: Path, content: Any) -> None:
+    from mapping.provenance import write_json
+
+    write_json(path, content)
 
 
 def _emit(result: Any, as_json: bool, tell: Callable[[Console], None]) -> None:

@@ -283,14 +283,14 @@ def require_disk(folder: str | Path, needed: int) -> None:
 
 def fingerprint(paths: Iterable[str | Path]) -> str:
     """Fingerprint of files by path, size and time of change; of virtual rasters (.vrt) by what they say."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(path).absolute() for path in paths):
-        if path.suffix.lower() == ".vrt":
-            digest.update(path.read_bytes() if path.exists() else b"")
+    parts = []
+    for path in (Path(path).absolute() for path in paths):
+        if path.suffix.lower() == ".vrt":  # it may be made anew, elsewhere, for each call
+            parts.append(hashlib.sha256(path.read_bytes() if path.exists() else b"").hexdigest())
         elif path.exists():
             stat = path.stat()
-            digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
+            parts.append(f"{path} {stat.st_size} {stat.st_mtime_ns}")
+    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()[:16]
 
 
 def fingerprint_code(*parts: str) -> str:
@@ -353,4 +353,12 @@ def _checksum(arrays: Mapping[str, NDArray[Any]]) -> int:
     return value
 
 
-__all__ = ["BandStore", "differences", "fingerprint", "fingerprint_code", "process_state", "remove_left_over", "require_disk"]
+__all__ = [
+    "BandStore",
+    "differences",
+    "fingerprint",
+    "fingerprint_code",
+    "process_state",
+    "remove_left_over",
+    "require_disk",
+]

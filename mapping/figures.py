@@ -38,6 +38,7 @@ __all__ = [
     "INK",
     "STYLE",
     "change_figure",
+    "class_figure",
     "probability_figure",
     "read_outlines",
     "save_figure",
@@ -169,24 +170,56 @@ def change_figure(
     Returns:
         The PNG.
     """
+    labels = {}
+    for value, (name, _) in CHANGE_CLASSES.items():
+        labels[value] = name if summary is None else f"{name}\n{_hectares(summary.areas_ha[name])}"
+    return class_figure(path, output, title=title, classes=CHANGE_CLASSES, labels=labels, outlines=outlines)
+
+
+def class_figure(
+    path: str | Path,
+    output: str | Path,
+    *,
+    title: str,
+    classes: Mapping[int, tuple[str, str]],
+    labels: Mapping[int, str] | None = None,
+    outlines: Sequence[np.ndarray] | None = None,
+) -> Path:
+    """Draws a map of classes.
+
+    Args:
+        path: Class raster, 0 = no data.
+        output: PNG to write.
+        title: Title above the map.
+        classes: Class value -> (title, ``#rrggbb``).
+        labels: Words of the legend, in place of the titles.
+        outlines: Lines from :func:`read_outlines`.
+
+    Returns:
+        The PNG.
+    """
     picture = load_picture(path)
-    colours = ListedColormap([colour for _, colour in CHANGE_CLASSES.values()])
+    values = sorted(classes)
+    colours = ListedColormap([classes[value][1] for value in values])
+    edges = [value - 0.5 for value in values] + [values[-1] + 0.5]
     with matplotlib.rc_context(STYLE):
         figure, axes = _map_figure(picture, bar=False)
-        axes.imshow(
-            picture.values,
-            extent=picture.extent,
-            cmap=colours,
-            norm=BoundaryNorm([0.5, 1.5, 2.5, 3.5, 4.5], 4),
-            interpolation="nearest",
-        )
+        norm = BoundaryNorm(edges, len(values))
+        axes.imshow(picture.values, extent=picture.extent, cmap=colours, norm=norm, interpolation="nearest")
         dress(axes, picture, outlines)
         axes.set_title(title)
-        handles = []
-        for name, colour in CHANGE_CLASSES.values():
-            area = "" if summary is None else f"\n{_hectares(summary.areas_ha[name])}"
-            handles.append(Patch(facecolor=colour, edgecolor="#8a938e", linewidth=0.6, label=f"{name}{area}"))
-        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, handlelength=1.4)
+        handles = [
+            Patch(
+                facecolor=classes[value][1],
+                edgecolor="#8a938e",
+                linewidth=0.6,
+                label=(labels or {}).get(value, classes[value][0]),
+            )
+            for value in values
+        ]
+        longest = max(len(line) for handle in handles for line in handle.get_label().split("\n"))
+        columns = 4 if longest <= 20 else 2
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, handlelength=1.4)
         return save_figure(figure, output)
 
 

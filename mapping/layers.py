@@ -25,7 +25,8 @@ from processing.study_data import StudyData
 SET_LEVEL = 0.9
 _NO_COUNT = 255
 
-_CIVIDIS = ((0.0, "#00224e"), (0.25, "#434e6c"), (0.5, "#7d7c78"), (0.75, "#bcae6c"), (1.0, "#fee838"))
+#: Colours of probability maps in QGIS: cividis at five stops.
+PROBABILITY_STOPS = ((0.0, "#00224e"), (0.25, "#434e6c"), (0.5, "#7d7c78"), (0.75, "#bcae6c"), (1.0, "#fee838"))
 _PURPLE_ORANGE = ((-100.0, "#7f3b08"), (-20.0, "#fdb863"), (0.0, "#f7f7f7"), (20.0, "#b2abd2"), (100.0, "#2d004b"))
 _EFFECT = ((-0.5, "#2166ac"), (0.0, "#f7f7f7"), (0.5, "#b2182b"))
 _SPREAD = ((0.0, "#fcfbfd"), (0.1, "#bcbddc"), (0.3, "#54278f"))
@@ -94,8 +95,8 @@ def suitability_layers(study: Study, data: StudyData, shares: bool, level: float
         what = f"probability that the share of land exceeds {study.labels.presence_above:g}"
     names = {i: variable.name for i, variable in enumerate(data.variables)}
     layers = {
-        "probability": Layer(what, stops=_CIVIDIS),
-        "probability_without_image": Layer(f"{what}, from the report alone", stops=_CIVIDIS),
+        "probability": Layer(what, stops=PROBABILITY_STOPS),
+        "probability_without_image": Layer(f"{what}, from the report alone", stops=PROBABILITY_STOPS),
         "image_effect": Layer(f"{what}: with the image less without it", stops=_EFFECT),
         "std": Layer(f"{what}: standard deviation over the ensemble's members", stops=_SPREAD),
         "mutual_information": Layer("what the disagreement of the ensemble's members leaves open", "nat"),
@@ -114,7 +115,7 @@ def suitability_layers(study: Study, data: StudyData, shares: bool, level: float
         "applicability": Layer("area of applicability", dtype="uint8", classes=APPLICABILITY_CLASSES),
     }
     if shares:
-        layers["share"] = Layer("predicted share of land (median)", stops=_CIVIDIS)
+        layers["share"] = Layer("predicted share of land (median)", stops=PROBABILITY_STOPS)
     if level is not None:
         layers["prediction_set"] = Layer(
             f"prediction set of {100 * level:g} % coverage", dtype="uint8", classes=SET_CLASSES, tags={"level": level}
@@ -122,4 +123,4 @@ def suitability_layers(study: Study, data: StudyData, shares: bool, level: float
     return layers
 
 
-__all__ = ["SET_LEVEL", "Layer", "suitability_layers"]
+__all__ = ["PROBABILITY_STOPS", "SET_LEVEL", "Layer", "suitability_layers"]

@@ -30,6 +30,8 @@ from mapping.predictor import Member as Member  # noqa: PLC0414 - explanations t
 from mapping.predictor import SuitabilityPredictor
 from modeling_agriclip.vision_agriclip import AgriClipVisionOutput
 from processing.climate_report import ReportTokens
+from processing.rasters import file_of
+from processing.scenario_checks import require_scenarios
 from processing.study import Study, load_study
 from processing.study_data import StudyData
 
@@ -69,12 +71,13 @@ def map_study(
     data = StudyData(study)
     chosen = [study.scenario(name).name for name in scenarios] if scenarios is not None else None
     names = [scenario.name for scenario in study.scenarios] if chosen is None else chosen
+    require_scenarios(data, names)
     mapper = StudyMapper(data, SuitabilityPredictor(model_dir))
     rows_per_band = study.map.block_rows or max(1, _CELLS // data.grid.width)
     bands = list(iterate_rows(data.grid.height, rows_per_band))
     plan = {
         "study": study.fingerprint(),
-        "data": fingerprint([study.path(file) for _, file in study.files() if "://" not in file]),
+        "data": fingerprint([file_of(study.path(file)) for _, file in study.files() if "://" not in file]),
         "model": mapper.predictor.hash,
         "scenarios": names,
         "rows": rows_per_band,
@@ -197,7 +200,7 @@ class StudyMapper:
         if answer.share is not None:
             found["share"] = answer.share
         if "prediction_set" in self.layers:
-            found["prediction_set"] = prediction_set_layer(self.predictor.calibration, answer.probability, SET_LEVEL)
+            found["prediction_set"] = prediction_set_layer(self.predictor.calibration, answer.median, SET_LEVEL)
         return found
 
 

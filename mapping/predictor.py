@@ -50,7 +50,8 @@ class Answer:
 
     Attributes:
         probability: Mean probability of suitability over members.
-        without_image: The same from the report alone.
+        median: Median over members, which conformal sets are of.
+        without_image: Mean probability from the report alone.
         std: Standard deviation over members (K - 1); 0 for a single one.
         mutual_information: What the members' disagreement leaves open, in nats (entropy of their mean less their mean
             entropy); 0 for a single one.
@@ -58,6 +59,7 @@ class Answer:
     """
 
     probability: NDArray[np.float32]
+    median: NDArray[np.float32]
     without_image: NDArray[np.float32]
     std: NDArray[np.float32]
     mutual_information: NDArray[np.float32]
@@ -139,6 +141,7 @@ class SuitabilityPredictor:
         probability = joined["with"]
         return Answer(
             probability=probability.mean(axis=0),
+            median=np.median(probability, axis=0),
             without_image=joined["without"].mean(axis=0),
             std=probability.std(axis=0, ddof=1) if len(probability) > 1 else np.zeros_like(probability[0]),
             mutual_information=mutual_information(torch.from_numpy(probability)).numpy(),

@@ -1,32 +1,48 @@
-"""From the probability maps of a study to everything a person is handed: change maps, areas, pictures and the report.
+"""From the probability maps of a study to everything a person is handed: changes, areas, pictures and the report.
 
 Three choices define this file. It takes the dictionary of map paths that prediction returns and needs no model, so the
 products can be made again without predicting again. All file names are fixed and plain (`change_<scenario>.tif`,
-`areas.csv`, `pictures/`, `report.html`), so scripts can rely on them. What goes wrong in a scenario stops the whole: a
-report with a missing scenario would be read as complete.
+`areas.csv`, `pictures/`, `report.html`), so scripts can rely on them. Several climate models of one pathway and period
+are shown as one answer with its spread, and each of them stands in the tables; what goes wrong in a scenario stops the
+whole: a report with a missing scenario would be read as complete.
 """
 
 from __future__ import annotations
 
 import csv
-import json
 import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio
 
 from mapping import figures
+from mapping.agronomy.layers import LAYERS as RULES
 from mapping.change import ChangeSummary, area_units, change_map, suitable_area
-from mapping.outputs import file_sha256, iterate_rows, read_map, write_qgis_style
-from mapping.report import Report, ScenarioSection, SkillPicture, TruthRow, write_report
+from mapping.layers import PROBABILITY_STOPS
+from mapping.outputs import iterate_rows, read_map, write_qgis_style
+from mapping.provenance import describe_files, input_files, software, write_manifest
+from mapping.provenance import plain as plain
+from mapping.provenance import write_json as write_json
+from mapping.report import ModelRow, Report, ScenarioSection, SkillPicture, TruthRow, write_report
+from mapping.scenario_ensemble import ScenarioGroup, change_agreement, combine_scenarios, scenario_groups
+from mapping.zone_figures import ensemble_panel, latitude_figure, zone_figure
+from mapping.zones import Zones, latitude_areas, write_csv, write_geopackage, write_parquet, zone_areas
 from processing.errors import AgriClipError
 from processing.rasters import Grid
 
 __all__ = ["Products", "input_files", "layer_title", "make_products", "novel_percent"]
+
+PRESENT = "present"
+#: Agronomic layers that are drawn -> caption.
+_RULE_CAPTIONS = {
+    "heat_unit_probability": "The heat-unit rule asks daily weather, year by year, whether wheat and then soybean "
+    "ripen in time. It has never seen the labels. The line is at three years in four.",
+    "limiting_factor": "What the rule fails by, where it fails.",
+}
 
 #: Layer of a map -> what it is, in the words of the file table and of the colour bars.
 LAYERS: dict[str, str] = {
@@ -34,14 +50,22 @@ LAYERS: dict[str, str] = {
     "probability_without_image": "probability of suitability without the image",
     "image_effect": "probability with the image minus without it",
     "std": "standard deviation across the ensemble",
+    "mutual_information": "what the ensemble's disagreement leaves open (nat)",
     "share": "expected share of the crop",
     "mess": "novelty (MESS, %)",
     "mess_variable": "number of the most unusual variable",
+    "out_of_range": "number of variables outside the training range",
+    "dissimilarity": "dissimilarity to the training places",
+    "applicability": "area of applicability",
+    "prediction_set": "conformal prediction set",
+    "std_model": "standard deviation of the model's members",
+    "std_climate": "standard deviation of the climate models",
+    "std_total": "standard deviation of all answers",
+    "agreement": "share of climate models that call it suitable",
+    "novel_models": "number of climate models in which the climate is novel",
+    "change": "change that most climate models give",
+    "change_agreement": "share of climate models that give it",
 }
-
-#: Colours of probability maps in QGIS: cividis at five stops.
-_CIVIDIS = ((0.0, "#00224e"), (0.25, "#434e6c"), (0.5, "#7d7c78"), (0.75, "#bcae6c"), (1.0, "#fee838"))
-_PURPLE_ORANGE = ((-100.0, "#7f3b08"), (-20.0, "#fdb863"), (0.0, "#f7f7f7"), (20.0, "#b2abd2"), (100.0, "#2d004b"))
 
 
 @dataclass
@@ -88,6 +112,9 @@ def make_products(
     facts: Mapping[str, str] | None = None,
     outlines: str | Path | None = None,
     outline_layer: str | None = None,
+    zones: Zones | None = None,
+    agronomy: Mapping[str, Mapping[str, Path]] | None = None,
+    more_files: Mapping[Path, str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Products:
     """Makes change maps, areas, pictures and the report of a mapped study.
@@ -106,6 +133,9 @@ def make_products(
         facts: Model and software for the report.
         outlines: GeoJSON or TopoJSON with boundaries to draw.
         outline_layer: Object of a TopoJSON file.
+        zones: Administrative units to sum areas over.
+        agronomy: Layers of the agronomic rules by climate, as ``mapping.agronomy.study_layers`` returns.
+        more_files: Files that others made for the same report, path -> what it is.
         progress: Called with what is being made.
 
     Returns:
@@ -114,92 +144,43 @@ def make_products(
     Raises:
         AgriClipError: If there is no map of the present, or grids differ.
     """
-    if "probability" not in maps.get("present", {}):
+    if "probability" not in maps.get(PRESENT, {}):
         raise AgriClipError(
             "There is no map of the present to report on; run `agriclip map` without --scenario first."
         )
     tell = progress or (lambda what: None)
-    folder = Path(output_dir)
-    threshold = float(study.map.suitable_above)
-    titles = {scenario.name: scenario.title or scenario.name for scenario in study.scenarios}
-    present = Path(maps["present"]["probability"])
-    quantity = _quantity(present)
+    present = Path(maps[PRESENT]["probability"])
     lines = None
     if outlines is not None:
         lines = figures.read_outlines(outlines, outline_layer, crs=Grid.from_raster(present).crs)
-    drawing: dict[str, Any] = {"outlines": lines}
-    made: dict[Path, str] = {}
-    pictures = folder / "pictures"
+    maker = _Maker(study, maps, Path(output_dir), _quantity(present), lines, tell)
+    maker.present()
+    groups = scenario_groups(study, maps)
+    grouped = {name for group in groups.values() for name in group.scenarios}
+    single = [name for name in maps if name not in (PRESENT, *grouped)]
+    sections = [maker.group(group, layers) for group, layers in maker.combine(groups)]
+    sections += [maker.scenario(name) for name in single]
+    panel = maker.panel(groups, single)
+    pictures = maker.tables(groups, zones)
+    rules = maker.rules(agronomy or {})
 
-    tell("present")
-    for name, layers in maps.items():
-        for layer, path in layers.items():
-            made[Path(path)] = f"{layer_title(layer)}, {titles.get(name, name)}"
-            _style(layer, Path(path))
-    present_ha = suitable_area(present, threshold)
-    present_png = figures.probability_figure(
-        present, pictures / "present.png", title="Present", label=quantity, threshold=threshold, **drawing
-    )
-    made[present_png] = f"picture: {quantity}, present"
-    novelty: dict[str, float] = {}
-    if "mess" in maps["present"]:
-        novelty["present"] = novel_percent(maps["present"]["mess"])
-
-    sections, changes, panel = [], {}, {"Present": present}
-    for name in (name for name in maps if name != "present"):
-        title = titles.get(name, name)
-        tell(title)
-        path = Path(maps[name]["probability"])
-        panel[title] = path
-        change = folder / f"change_{name}.tif"
-        summary = change_map(present, path, change, threshold=threshold, tags={"scenario": name, "from": "present"})
-        changes[name] = summary
-        made[change] = f"change classes from the present to {title}"
-        png = figures.probability_figure(
-            path, pictures / f"{name}.png", title=title, label=quantity, threshold=threshold, **drawing
-        )
-        change_png = figures.change_figure(
-            change, pictures / f"change_{name}.png", title=f"From the present to: {title}", summary=summary, **drawing
-        )
-        made[png], made[change_png] = f"picture: {quantity}, {title}", f"picture: change to {title}"
-        novelty_png = None
-        if "mess" in maps[name]:
-            novelty[name] = novel_percent(maps[name]["mess"])
-            novelty_png = figures.signed_figure(
-                maps[name]["mess"],
-                pictures / f"novelty_{name}.png",
-                title=f"Novelty: {title}",
-                label="MESS, %: below 0 the model extrapolates",
-                limit=100.0,
-                **drawing,
-            )
-            made[novelty_png] = f"picture: novelty, {title}"
-        sections.append(
-            ScenarioSection(title, summary, png, change_png, novelty_png, novelty.get(name), _describe(study, name))
-        )
-    panel_png = None
-    if sections:
-        tell("panel")
-        panel_png = figures.scenario_panel(panel, pictures / "scenarios.png", label=quantity, **drawing)
-        made[panel_png] = "picture: present and scenarios side by side"
-
-    tell("areas")
-    areas = _write_areas(folder / "areas.csv", present_ha, changes, threshold)
-    made[areas] = "areas of each change class in ha, km2 and acres"
     tell("report")
     for picture in skill_pictures:
-        made[picture.png] = f"picture: {picture.title}"
-    report_path = folder / "report.html"
+        maker.made[picture.png] = f"picture: {picture.title}"
+    maker.made |= dict(more_files or {})
+    inputs = describe_files(input_files(study))
     report = Report(
         title=study.title or study.name,
         description=study.description or "",
-        quantity=quantity,
-        threshold=threshold,
-        present_png=present_png,
-        present_ha=present_ha,
-        present_caption=_present_caption(present, novelty.get("present")),
-        panel_png=panel_png if len(sections) > 1 else None,
+        quantity=maker.quantity,
+        threshold=maker.threshold,
+        present_png=maker.present_png,
+        present_ha=maker.present_ha,
+        present_caption=_present_caption(present, maker.novelty.get(PRESENT)),
+        panel_png=panel,
         scenarios=sections,
+        area_pictures=pictures,
+        rule_pictures=rules,
         comparison=comparison,
         skill_pictures=list(skill_pictures),
         truth=list(truth),
@@ -207,15 +188,226 @@ def make_products(
         cards=list(cards),
         warnings=list(warnings),
         commands=list(commands),
-        files=[(Path(os.path.relpath(path, folder)).as_posix(), what) for path, what in made.items()],
-        inputs=[
-            {"name": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path)}
-            for path in input_files(study)
-        ],
+        files=[(Path(os.path.relpath(path, maker.folder)).as_posix(), what) for path, what in maker.made.items()],
+        inputs=inputs,
         facts=_facts(facts or {}, present),
     )
-    made = {write_report(report, report_path): "the report; open it in a browser", **made}
-    return Products(report_path, changes, present_ha, novelty, made)
+    page = write_report(report, maker.folder / "report.html")
+    made = {page: "the report; open it in a browser", **maker.made}
+    manifest = write_manifest(
+        study, maker.folder, made, inputs=inputs, model_sha256=_tag(present, "model_sha256"), commands=commands
+    )
+    made[manifest] = "hashes of every input, of the model and of every file made"
+    return Products(page, maker.changes, maker.present_ha, maker.novelty, made)
+
+
+class _Maker:
+    """The products of one study, made one after another; what was made is remembered."""
+
+    def __init__(
+        self,
+        study: Any,
+        maps: Mapping[str, Mapping[str, str | Path]],
+        folder: Path,
+        quantity: str,
+        outlines: Any,
+        tell: Callable[[str], None],
+    ) -> None:
+        self.study, self.maps, self.folder, self.quantity, self.tell = study, maps, folder, quantity, tell
+        self.threshold = float(study.map.suitable_above)
+        self.pictures = folder / "pictures"
+        self.titles = {scenario.name: scenario.title or scenario.name for scenario in study.scenarios}
+        self.outlines = outlines
+        self.made: dict[Path, str] = {}
+        self.changes: dict[str, ChangeSummary] = {}
+        self.novelty: dict[str, float] = {}
+        self.combined: dict[str, dict[str, str]] = {}
+        for name, layers in maps.items():
+            for layer, path in layers.items():
+                self.made[Path(path)] = f"{layer_title(layer)}, {self.titles.get(name, name)}"
+            if "mess" in layers:
+                self.novelty[name] = novel_percent(layers["mess"])
+
+    def present(self) -> None:
+        """Area and picture of the present."""
+        self.tell(PRESENT)
+        path = Path(self.maps[PRESENT]["probability"])
+        self.present_ha = suitable_area(path, self.threshold)
+        self.present_png = self._map_picture(path, PRESENT, "Present")
+
+    def combine(self, groups: Mapping[str, ScenarioGroup]) -> list[tuple[ScenarioGroup, dict[str, str]]]:
+        """The maps of groups of climate models: mean, spreads, agreement, most frequent change."""
+        if not groups:
+            return []
+        self.tell("climate models together")
+        self.combined = combine_scenarios(self.study, self.maps, self.folder)
+        for name, layers in change_agreement(self.study, self.maps, self.folder).items():
+            self.combined[name] |= layers
+        for name, layers in self.combined.items():
+            self.titles[name] = groups[name].title
+            for layer, path in layers.items():
+                self.made[Path(path)] = f"{layer_title(layer)}, {groups[name].title}"
+            write_qgis_style(layers["probability"], stops=PROBABILITY_STOPS)
+        return [(groups[name], layers) for name, layers in self.combined.items()]
+
+    def group(self, group: ScenarioGroup, layers: Mapping[str, str]) -> ScenarioSection:
+        """Change, areas and pictures of the mean of several climate models; and of each of them in a row."""
+        summary = self._change(group.name, Path(layers["probability"]))
+        rows = []
+        for name, model in zip(group.scenarios, group.climate_models, strict=True):
+            one = self._change(name, Path(self.maps[name]["probability"]))
+            rows.append(ModelRow(model, one, self.novelty.get(name)))
+        known = [row.novel_percent for row in rows if row.novel_percent is not None]
+        novel = float(np.mean(known)) if known else None
+        if novel is not None:
+            self.novelty[group.name] = novel
+        told = f"Mean of {len(rows)} climate models: {', '.join(group.climate_models)}."
+        return self._section(group.name, Path(layers["probability"]), summary, None, novel, told, rows)
+
+    def scenario(self, name: str) -> ScenarioSection:
+        """Change, areas and pictures of a scenario that stands alone."""
+        layers = self.maps[name]
+        path = Path(layers["probability"])
+        summary, novelty = self._change(name, path), None
+        if "mess" in layers:
+            novelty = figures.signed_figure(
+                layers["mess"],
+                self.pictures / f"novelty_{name}.png",
+                title=f"Novelty: {self.titles.get(name, name)}",
+                label="MESS, %: below 0 the model extrapolates",
+                limit=100.0,
+                outlines=self.outlines,
+            )
+            self.made[novelty] = f"picture: novelty, {self.titles.get(name, name)}"
+        return self._section(name, path, summary, novelty, self.novelty.get(name), _describe(self.study, name), [])
+
+    def panel(self, groups: Mapping[str, ScenarioGroup], single: Sequence[str]) -> Path | None:
+        """Present and scenarios side by side: pathways by periods where there are groups."""
+        target = self.pictures / "scenarios.png"
+        if groups:
+            self.tell("panel")
+            ensemble_panel(
+                self.combined,
+                groups,
+                target,
+                present=self.maps[PRESENT]["probability"],
+                threshold=self.threshold,
+                label=f"{self.quantity}, mean of the climate models",
+                outlines=self.outlines,
+            )
+        elif len(single) > 1:
+            self.tell("panel")
+            shown = {"Present": Path(self.maps[PRESENT]["probability"])}
+            shown |= {self.titles.get(name, name): Path(self.maps[name]["probability"]) for name in single}
+            figures.scenario_panel(shown, target, label=self.quantity, outlines=self.outlines)
+        else:
+            return None
+        self.made[target] = "picture: present and scenarios side by side"
+        return target
+
+    def tables(self, groups: Mapping[str, ScenarioGroup], zones: Zones | None) -> list[SkillPicture]:
+        """Areas by change class, by latitude and by zone; their pictures."""
+        self.tell("areas")
+        areas = _write_areas(self.folder / "areas.csv", self.present_ha, self.changes, self.threshold)
+        self.made[areas] = "areas of each change class in ha, km2 and acres, and shift of the centre"
+        given = {"threshold": self.threshold, "groups": groups}
+        latitudes = latitude_areas(self.maps, width=self.study.map.latitude_band, **given)
+        path = write_csv(latitudes, self.folder / "areas_by_latitude.csv")
+        self.made[path] = "areas by band of latitude, with intervals over the climate models"
+        pictures = []
+        if groups:
+            png = latitude_figure(latitudes, self.pictures / "latitudes.png", quantity="expected")
+            told = "Expected area by latitude. Shades are intervals over the climate models."
+            pictures.append(SkillPicture("Areas by latitude", png, told))
+        if zones is not None:
+            pictures += self._zones(groups, zones, given)
+        for picture in pictures:
+            self.made[picture.png] = f"picture: {picture.title}"
+        return pictures
+
+    def _zones(
+        self, groups: Mapping[str, ScenarioGroup], zones: Zones, given: Mapping[str, Any]
+    ) -> list[SkillPicture]:
+        self.tell("zones")
+        table = zone_areas(self.maps, zones, **given)
+        grouped = {name for group in groups.values() for name in group.scenarios}
+        # Every climate model of every zone is a long table: it goes to Parquet, what people open has the groups.
+        short = table[~table["map"].isin(grouped)]
+        stem = self.folder / "areas_by_zone"
+        self.made[write_parquet(table, stem.with_suffix(".parquet"))] = "areas by zone, every map"
+        self.made[write_csv(short, stem.with_suffix(".csv"))] = "areas by zone, present and scenarios"
+        self.made[write_geopackage(short, zones, stem.with_suffix(".gpkg"))] = "the same with the zones' shapes"
+        told = "Mean probability of each zone, weighted by true area."
+        png = zone_figure(table, zones, self.pictures / "zones_present.png", outlines=self.outlines)
+        pictures = [SkillPicture("Zones, present", png, told)]
+        for name in [name for name in table["map"].unique() if name not in (PRESENT, *grouped)]:
+            title = f"Zones: {self.titles.get(name, name)}"
+            target = self.pictures / f"zones_{name}.png"
+            png = zone_figure(
+                table, zones, target, name=name, value="net_change", title=title, limit=100.0, outlines=self.outlines
+            )
+            pictures.append(SkillPicture(title, png, "Gain less loss of suitable land in each zone."))
+        return pictures
+
+    def rules(self, agronomy: Mapping[str, Mapping[str, Path]]) -> list[SkillPicture]:
+        """Pictures of what the agronomic rules say of the present; their layers of all climates are listed."""
+        for name, layers in agronomy.items():
+            for layer, path in layers.items():
+                self.made[path] = f"{RULES[layer].title}, {self.titles.get(name, name)}"
+        shown = []
+        for layer, told in _RULE_CAPTIONS.items():
+            path = agronomy.get(PRESENT, {}).get(layer)
+            if path is None:
+                continue
+            self.tell("rules")
+            kind, target = RULES[layer], self.pictures / f"{layer}.png"
+            given: dict[str, Any] = {"title": kind.title.capitalize(), "outlines": self.outlines}
+            if kind.classes:
+                figures.class_figure(path, target, classes=kind.classes, **given)
+            else:
+                figures.probability_figure(path, target, label=kind.title, threshold=0.75, **given)
+            self.made[target] = f"picture: {kind.title}"
+            shown.append(SkillPicture(kind.title, target, told))
+        return shown
+
+    def _change(self, name: str, path: Path) -> ChangeSummary:
+        self.tell(self.titles.get(name, name))
+        target = self.folder / f"change_{name}.tif"
+        tags = {"scenario": name, "from": PRESENT}
+        present = self.maps[PRESENT]["probability"]
+        self.changes[name] = change_map(present, path, target, threshold=self.threshold, tags=tags)
+        self.made[target] = f"change classes from the present to {self.titles.get(name, name)}"
+        return self.changes[name]
+
+    def _section(
+        self,
+        name: str,
+        path: Path,
+        summary: ChangeSummary,
+        novelty: Path | None,
+        novel: float | None,
+        told: str,
+        rows: list[ModelRow],
+    ) -> ScenarioSection:
+        title = self.titles.get(name, name)
+        png = self._map_picture(path, name, title)
+        change = figures.change_figure(
+            self.folder / f"change_{name}.tif",
+            self.pictures / f"change_{name}.png",
+            title=f"From the present to: {title}",
+            summary=summary,
+            outlines=self.outlines,
+        )
+        self.made[change] = f"picture: change to {title}"
+        return ScenarioSection(title, summary, png, change, novelty, novel, told, rows)
+
+    def _map_picture(self, path: Path, name: str, title: str) -> Path:
+        target = self.pictures / f"{name}.png"
+        figures.probability_figure(
+            path, target, title=title, label=self.quantity, threshold=self.threshold, outlines=self.outlines
+        )
+        self.made[target] = f"picture: {self.quantity}, {title}"
+        return target
 
 
 def layer_title(layer: str) -> str:
@@ -234,24 +426,14 @@ def novel_percent(path: str | Path) -> float:
     return 100.0 * novel / total if total else float("nan")
 
 
-def input_files(study: Any) -> list[Path]:
-    """Every local file that a study names, each once, in the order of the study."""
-    places = (study.path(file) for _, file in study.files() if "://" not in file)
-    return [path for path in dict.fromkeys(places) if path.is_file()]
-
-
-def _style(layer: str, path: Path) -> None:
-    if layer in ("probability", "probability_without_image", "share"):
-        write_qgis_style(path, stops=_CIVIDIS)
-    elif layer == "mess":
-        write_qgis_style(path, stops=_PURPLE_ORANGE, unit="%")
-
-
 def _quantity(path: Path) -> str:
-    import rasterio
+    return _tag(path, "long_name") or LAYERS["probability"]
 
+
+def _tag(path: Path, name: str) -> str | None:
     with rasterio.open(path) as dataset:
-        return dataset.tags().get("long_name") or LAYERS["probability"]
+        found: str | None = dataset.tags().get(name)
+    return found
 
 
 def _describe(study: Any, name: str) -> str:
@@ -274,66 +456,35 @@ def _present_caption(path: Path, novel: float | None) -> str:
 
 
 def _facts(facts: Mapping[str, str], present: Path) -> dict[str, str]:
-    import rasterio
-    import torch
-    import transformers
-
     grid = Grid.from_raster(present)
     crs = grid.crs if len(grid.crs) < 40 else "see the file"
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, rasterio {rasterio.__version__}"
     return {
         **facts,
         "grid": f"{crs}, cell {grid.transform.a:g} x {-grid.transform.e:g} in units of the CRS",
-        "software": f"Python {platform.python_version()}, {versions}",
+        "software": ", ".join(f"{name} {version}" for name, version in software().items()),
     }
 
 
 def _write_areas(path: Path, present_ha: float, changes: Mapping[str, ChangeSummary], threshold: float) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
+    shift = ["centre_longitude", "centre_latitude", "shift_km", "bearing_degrees"]
     with temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["map", "class", "threshold", "ha", "km2", "acres"])
+        writer.writerow(["map", "class", "threshold", "ha", "km2", "acres", *shift])
 
-        def add(name: str, what: str, hectares: float) -> None:
+        def add(name: str, what: str, hectares: float, moved: Sequence[float | None] = ()) -> None:
             area = area_units(hectares)
-            writer.writerow([name, what, threshold, *(f"{area[unit]:.2f}" for unit in ("ha", "km2", "acres"))])
+            told = ["" if value is None else f"{value:.4f}" for value in moved] or [""] * len(shift)
+            writer.writerow([name, what, threshold, *(f"{area[unit]:.2f}" for unit in ("ha", "km2", "acres")), *told])
 
-        add("present", "suitable", present_ha)
+        centre = next((summary.centroid_present for summary in changes.values()), None)
+        add(PRESENT, "suitable", present_ha, [*(centre or (None, None)), None, None])
         for name, summary in changes.items():
             for title, hectares in summary.areas_ha.items():
                 add(name, title, hectares)
-            add(name, "suitable", summary.future_ha)
+            place = summary.centroid_future or (None, None)
+            add(name, "suitable", summary.future_ha, [*place, summary.shift_km, summary.bearing_degrees])
             add(name, "expected", summary.expected_future_ha)
     os.replace(temporary, path)
     return path
-
-
-def write_json(path: str | Path, content: Any) -> Path:
-    """Writes JSON under a temporary name first; paths become text and NaN becomes null.
-
-    Args:
-        path: File to write.
-        content: Mappings, sequences, numbers, strings, paths, NumPy scalars.
-    """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    temporary.write_text(json.dumps(plain(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, target)
-    return target
-
-
-def plain(value: Any) -> Any:
-    """The same content in types that JSON has."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(part) for key, part in value.items()}
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -20,6 +20,7 @@ from mapping.score_titles import SCORE_TITLES, best_rows, column_title
 
 __all__ = [
     "GENERAL_WARNINGS",
+    "ModelRow",
     "Report",
     "ScenarioSection",
     "SkillPicture",
@@ -41,6 +42,21 @@ GENERAL_WARNINGS: tuple[str, ...] = (
 
 
 @dataclass(frozen=True)
+class ModelRow:
+    """One climate model of a scenario.
+
+    Attributes:
+        climate_model: Its name.
+        summary: Areas and shift against the present.
+        novel_percent: Share of the area outside the training range, in percent, or None.
+    """
+
+    climate_model: str
+    summary: ChangeSummary
+    novel_percent: float | None = None
+
+
+@dataclass(frozen=True)
 class ScenarioSection:
     """One scenario in the report.
 
@@ -52,6 +68,7 @@ class ScenarioSection:
         novelty_png: Map of novelty, or None.
         novel_percent: Share of the area outside the training range, in percent, or None.
         description: A sentence about the scenario, or an empty string.
+        models: The climate models that it is the mean of; empty for a single one.
     """
 
     title: str
@@ -61,6 +78,7 @@ class ScenarioSection:
     novelty_png: Path | None = None
     novel_percent: float | None = None
     description: str = ""
+    models: Sequence[ModelRow] = ()
 
 
 @dataclass(frozen=True)
@@ -117,6 +135,8 @@ class Report:
         present_caption: Caption of the map.
         panel_png: Present and scenarios side by side, or None.
         scenarios: One section each.
+        area_pictures: Pictures of areas by latitude and zone.
+        rule_pictures: Pictures of what agronomic rules say.
         comparison: Rows of :func:`evaluation.baselines.compare`.
         skill_pictures: Reliability and so on.
         truth: Agreement with a known truth.
@@ -138,6 +158,8 @@ class Report:
     present_caption: str = ""
     panel_png: Path | None = None
     scenarios: list[ScenarioSection] = field(default_factory=list)
+    area_pictures: list[SkillPicture] = field(default_factory=list)
+    rule_pictures: list[SkillPicture] = field(default_factory=list)
     comparison: Sequence[Mapping[str, Any]] = ()
     skill_pictures: list[SkillPicture] = field(default_factory=list)
     truth: list[TruthRow] = field(default_factory=list)
@@ -190,6 +212,8 @@ def write_report(report: Report, path: str | Path) -> Path:
     rows = list(report.comparison)
     content = environment.get_template("report.html.j2").render(
         **{name: getattr(report, name) for name in ("title", "description", "quantity", "threshold", "present_png")},
+        area_pictures=report.area_pictures,
+        rule_pictures=report.rule_pictures,
         **{name: getattr(report, name) for name in ("present_caption", "panel_png", "skill_pictures", "truth")},
         **{name: getattr(report, name) for name in ("truth_note", "cards", "commands", "inputs", "facts")},
         present_area=area_units(report.present_ha),
@@ -245,6 +269,10 @@ def _scenario(section: ScenarioSection) -> dict[str, Any]:
         "change_png": section.change_png,
         "novelty_png": section.novelty_png,
         "novel_percent": section.novel_percent,
+        "models": [
+            {"name": row.climate_model, "change": row.summary.as_dict(), "novel_percent": row.novel_percent}
+            for row in section.models
+        ],
     }
 
 

@@ -48,6 +48,8 @@ class AgriClipEnsembleOutput(ModelOutput):
         mutual_information: Entropy of the members' mean minus their mean entropy, in nats, from 0 to log 2 (B,);
             absent for `regression`.
         member_probabilities: Calibrated members (K, B).
+        median_probabilities: Their median, calibrated again (B,): what conformal sets are of, see
+            [`AgriClipEnsemble.prediction_sets`].
         report_probabilities: Like `probabilities`, from the report alone (B,).
         share: Mean share of land (B,), for `share`.
         image_valid: 1 where an image has a valid cell (B,).
@@ -57,6 +59,7 @@ class AgriClipEnsembleOutput(ModelOutput):
     std: Tensor = None  # type: ignore[assignment]
     mutual_information: Tensor | None = None
     member_probabilities: Tensor = None  # type: ignore[assignment]
+    median_probabilities: Tensor = None  # type: ignore[assignment]
     report_probabilities: Tensor = None  # type: ignore[assignment]
     share: Tensor | None = None
     image_valid: Tensor | None = None
@@ -169,10 +172,30 @@ class AgriClipEnsemble:
             std=every.std(dim=0) if len(self) > 1 else torch.zeros_like(mean),
             mutual_information=None if self.likelihood == "regression" else mutual_information(every),
             member_probabilities=every,
+            median_probabilities=self.calibration.apply(every.quantile(0.5, dim=0)),
             report_probabilities=self.calibration.apply(torch.stack(answers["without"]).mean(dim=0)),
             share=torch.stack(answers["share"]).mean(dim=0) if answers["share"] else None,
             image_valid=output.image_valid,
         )
+
+    def prediction_sets(
+        self, output: AgriClipEnsembleOutput, alpha: float, group: str | Sequence[str] | None = None
+    ) -> Tensor:
+        """Which classes cannot be ruled out, (B, 2): unsuitable, suitable; see [`Calibration.prediction_sets`].
+
+        The thresholds were fitted to single members at places that they had not seen. A mean is less extreme than its
+        members and would miss them, so the sets are of the median member: a class belongs where for half of the
+        members it does (a majority vote, as in cross-conformal prediction, Vovk 2015).
+
+        Args:
+            output: What [`predict`] returned.
+            alpha: Share of places whose set may lack the truth.
+            group: Group of all places, or of each.
+
+        Raises:
+            ValueError: There are no thresholds for `alpha`.
+        """
+        return self.calibration.prediction_sets(output.median_probabilities, alpha, group)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `ensemble.json`, `calibration.json` and, in `members/member_1` and so on, ordinary model folders.

@@ -1,6 +1,7 @@
 """The grid of a map: where its cells lie and how large they truly are.
 
-Two choices: a grid is always north-up, so that bands of rows are bands of the map; and areas are true areas on the
+Three choices: a grid is always north-up, so that bands of rows are bands of the map; longitudes of a grid in degrees
+run on past 180, so that one across the antimeridian (170 to 190) is one grid; and areas are true areas on the
 ellipsoid, in closed form where there is one, since an area in ha is what a ministry reads from a map.
 """
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import AgriClipError
+from .raster_files import no_crs, read_band_info
 
 try:
     import rasterio.warp
@@ -66,9 +68,10 @@ class Grid:
         """
         west, south, east, north = (float(bound) for bound in bounds)
         if not all(map(math.isfinite, (west, south, east, north))) or west >= east or south >= north:
+            hint = across_antimeridian((west, south, east, north), crs)
             raise AgriClipError(
                 f"The grid's bounds must be west, south, east, north with west < east and south < north, "
-                f"not {[west, south, east, north]}."
+                f"not {[west, south, east, north]}{hint and '; ' + hint}."
             )
         edges = (resolution, resolution) if isinstance(resolution, int | float) else tuple(resolution)
         if len(edges) != 2 or not all(math.isfinite(edge) and edge > 0 for edge in edges):
@@ -80,8 +83,6 @@ class Grid:
     @classmethod
     def from_raster(cls, path: str | Path) -> Grid:
         """Take the grid of a raster file."""
-        from .rasters import no_crs, read_band_info  # rasters build on grids
-
         info = read_band_info(path)
         if info.crs is None:
             raise no_crs(info.path)
@@ -110,6 +111,27 @@ class Grid:
             raise AgriClipError(f"{rows} selects no run of rows from a grid of {self.height} rows.")
         return selected
 
+    def unwrap(self, x: ArrayLike) -> NDArray[np.float64]:
+        """Count longitudes as this grid does: -175 is 185 in a grid from 170 to 190; other coordinates stay."""
+        xs = np.asarray(x, dtype=np.float64)
+        west, _, east, _ = self.bounds
+        if not self.is_geographic or (west >= -180.0 and east <= 180.0):
+            return xs.copy()
+        return xs - 360.0 * np.floor((xs - (west + east) / 2.0 + 180.0) / 360.0)
+
+    def bounds_in(self, crs: str) -> tuple[float, float, float, float]:
+        """Return the bounds in another CRS; the east passes 180 where the grid lies across the antimeridian."""
+        target = CRS.from_user_input(crs)
+        if target == CRS.from_user_input(self.crs):
+            return self.bounds
+        try:
+            west, south, east, north = rasterio.warp.transform_bounds(self.crs, crs, *self.bounds, densify_pts=21)
+        except CRSError as error:
+            raise AgriClipError(
+                f"The grid's bounds {list(self.bounds)} cannot be placed in {crs[:40]} ({error})."
+            ) from error
+        return west, south, east + 360.0 if target.is_geographic and east < west else east, north
+
     def part(self, rows: slice | None) -> Grid:
         """Return the grid of a band of rows."""
         selected = self.rows_of(rows)
@@ -124,7 +146,7 @@ class Grid:
 
     def cell_of(self, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return row and column of the cell that holds each point; they may lie outside the grid."""
-        columns = np.floor((np.asarray(x, dtype=np.float64) - self.transform.c) / self.transform.a)
+        columns = np.floor((self.unwrap(x) - self.transform.c) / self.transform.a)
         rows = np.floor((np.asarray(y, dtype=np.float64) - self.transform.f) / self.transform.e)
         return rows.astype(np.int64), columns.astype(np.int64)
 
@@ -154,6 +176,18 @@ def parse_crs(crs: str, where: str) -> CRS:
         return CRS.from_user_input(crs)
     except CRSError as error:
         raise AgriClipError(f"'{crs}' of {where} is no known CRS; write it as EPSG:4326, for example.") from error
+
+
+def across_antimeridian(bounds: Sequence[float], crs: str) -> str:
+    """Say how bounds in degrees that go from east longitudes to west longitudes are written; empty for others."""
+    west, _, east, _ = bounds
+    try:
+        geographic = bool(CRS.from_user_input(crs).is_geographic)
+    except CRSError:  # told where it belongs
+        return ""
+    if not (geographic and 180.0 >= west > east >= -180.0):
+        return ""
+    return f"across the antimeridian the east runs on past 180: write {east + 360.0:g} for {east:g}"
 
 
 def transform_points(

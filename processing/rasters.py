@@ -5,13 +5,16 @@ raster has nodata, a mask, or no cell at all, next to a boolean array that says 
 the grid is copied, bit for bit; only others are warped, and then from NaN-filled windows, one band at a time, so that
 the nodata of one band or cell never bleeds into its neighbours. Windows are read tile by tile: memory is set by the
 window asked for and not by the raster, and thousands of points cost a few reads.
+
+Whatever GDAL opens is read: GeoTIFF, COG, VRT, and NetCDF or Zarr, of which a variable is named as `climate.nc:tas`.
+Rows that run from south to north are turned; columns of degrees go round the Earth, so that longitudes from 0 to 360
+and the antimeridian need no care.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +25,19 @@ from .errors import AgriClipError, nearest
 from .grids import ALIGNED
 from .grids import Grid as Grid
 from .grids import transform_points as transform_points
+from .raster_files import Bands, describe_raster
+from .raster_files import RasterInfo as RasterInfo
+from .raster_files import file_of as file_of
+from .raster_files import no_crs as no_crs
+from .raster_files import open_raster as open_raster
+from .raster_files import raster_exists as raster_exists
+from .raster_files import read_band_info as read_band_info
+from .raster_files import split_variable as split_variable
 
 try:
-    import rasterio
-    import rasterio.warp
     from affine import Affine
     from rasterio.crs import CRS
     from rasterio.enums import Resampling
-    from rasterio.errors import CRSError, RasterioIOError
     from rasterio.io import MemoryFile
     from rasterio.vrt import WarpedVRT
     from rasterio.windows import Window
@@ -38,81 +46,12 @@ except ImportError as error:  # pragma: no cover - depends on the installation
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
-Bands = int | str | Sequence[int | str] | None
 
 TILE = 1024  # edge, in pixels, of the tiles by which scattered points are grouped into reads
 MOST_PIXELS = 16_000_000  # source pixels of one band held at once while warping
 EXACT = (
     1e-9  # pixels of error in warped coordinates; GDAL's usual 0.125 makes cells depend on their neighbours' window
 )
-
-
-@dataclass(frozen=True)
-class RasterInfo:
-    """What a raster file says of itself, without its pixels; tuples have one entry per band."""
-
-    path: Path
-    crs: str | None
-    transform: Affine
-    width: int
-    height: int
-    count: int
-    dtypes: tuple[str, ...]
-    nodata: tuple[float | None, ...]
-    scales: tuple[float, ...]
-    offsets: tuple[float, ...]
-    descriptions: tuple[str | None, ...]
-    units: tuple[str | None, ...]
-
-    def band_number(self, band: int | str) -> int:
-        """Return the 1-based number of a band given by number or description.
-
-        Raises:
-            AgriClipError: When the raster has no such band, or two that answer to the description.
-        """
-        if isinstance(band, int):
-            if 1 <= band <= self.count:
-                return band
-            raise AgriClipError(f"'{self.path}' has no band {band}: it has {self.count} band{'s' * (self.count > 1)}.")
-        names = [name for name in self.descriptions if name]
-        hits = [n for n, name in enumerate(self.descriptions, 1) if name and name.lower() == band.lower()]
-        if len(hits) == 1:
-            return hits[0]
-        if hits:
-            raise AgriClipError(f"'{self.path}' has {len(hits)} bands called '{band}'; give its number instead.")
-        advice = nearest(band, names) if names else f"its {self.count} bands have no names, give a band's number"
-        raise AgriClipError(f"'{self.path}' has no band '{band}'; {advice}.")
-
-    def band_numbers(self, bands: Bands) -> list[int]:
-        """Return the 1-based numbers of several bands; None means all of them."""
-        if bands is None:
-            return list(range(1, self.count + 1))
-        return [self.band_number(band) for band in ([bands] if isinstance(bands, int | str) else bands)]
-
-
-def no_crs(path: str | Path) -> AgriClipError:
-    """Return the error for a raster without a coordinate reference system."""
-    return AgriClipError(f"'{path}' has no CRS, so it cannot be placed; set one with: rio edit-info --crs EPSG:4326.")
-
-
-def open_raster(path: str | Path) -> Any:
-    """Open a raster for reading, with one sentence when it is missing or is none."""
-    # remote files and archives (/vsicurl/, s3://, zip://) are GDAL's to find
-    if "://" not in str(path) and not str(path).startswith("/vsi") and not Path(path).is_file():
-        folder = Path(path).parent
-        near = nearest(Path(path).name, (p.name for p in folder.iterdir())) if folder.is_dir() else ""
-        advice = near if near.startswith("did") else "check the path and the study's data folder"
-        raise AgriClipError(f"The raster '{path}' does not exist; {advice}.")
-    try:
-        return rasterio.open(path)
-    except RasterioIOError as error:
-        raise AgriClipError(f"'{path}' cannot be read as a raster ({error}); is it whole, and a GeoTIFF?") from error
-
-
-def read_band_info(path: str | Path) -> RasterInfo:
-    """Read the header of a raster: placement, bands, nodata, scale, offset, units."""
-    with open_raster(path) as source:
-        return _info(source, path)
 
 
 def read_to_grid(
@@ -137,7 +76,7 @@ def read_to_grid(
     """
     part, method = grid.part(rows), _resampling(resampling)
     with open_raster(path) as source:
-        info = _info(source, path)
+        info = describe_raster(source, path)
         numbers = info.band_numbers(bands)
         require_overlap(info, grid)
         shift = _whole_shift(info, part)
@@ -186,7 +125,12 @@ def read_chips(
     if size < 1:
         raise AgriClipError(f"A chip needs a size of at least 1 pixel, not {size}.")
     with open_raster(path) as source:
-        info = _info(source, path)
+        info = describe_raster(source, path)
+        if size > 1 and info.rotated:
+            raise AgriClipError(
+                f"'{path}' is rotated, so its chips would not look north; warp it first with: gdalwarp -t_srs "
+                "EPSG:4326 in.tif out.tif."
+            )
         numbers = info.band_numbers(bands)
         rows, columns = _pixels_of(info, x, y, crs)
         chips = np.full((len(rows), len(numbers), size, size), np.nan, dtype=np.float32)
@@ -218,17 +162,19 @@ def read_overview(
         Physical values (C, h, w) with NaN where there is none, and validity.
     """
     with open_raster(path) as source:
-        info = _info(source, path)
+        info = describe_raster(source, path)
         numbers = info.band_numbers(bands)
         top, left, bottom, right = 0, 0, info.height, info.width
         if grid is not None:
             require_overlap(info, grid)
             top, left, bottom, right = _source_window(info, grid, margin=0)
-            top, left = max(0, top), max(0, left)
-            bottom, right = max(top + 1, min(bottom, info.height)), max(left + 1, min(right, info.width))
         step = max(1, math.ceil(max(bottom - top, right - left) / most))
-        shape = (math.ceil((bottom - top) / step), math.ceil((right - left) / step))
-        values = _physical(source, info, numbers, Window(left, top, right - left, bottom - top), shape)
+        rows = math.ceil((bottom - top) / step)
+        parts = []
+        for _, column, width in _turns(info, left, right):
+            shape = (rows, math.ceil(width / step))
+            parts.append(_physical(source, info, numbers, Window(column, top, width, bottom - top), shape))
+        values = np.concatenate(parts, axis=2)
     return values, np.isfinite(values)
 
 
@@ -240,7 +186,7 @@ def has_valid(path: str | Path, band: int | str, grid: Grid | None = None) -> bo
     if read_overview(path, [band], grid)[1].any():
         return True
     with open_raster(path) as source:
-        info = _info(source, path)
+        info = describe_raster(source, path)
         number = info.band_number(band)
         top, left, bottom, right = 0, 0, info.height, info.width
         if grid is not None:
@@ -255,31 +201,46 @@ def has_valid(path: str | Path, band: int | str, grid: Grid | None = None) -> bo
 
 def pixel_size_m(path: str | Path, grid: Grid | None = None) -> float:
     """Return the ground sample distance: the square root of a pixel's true area, in metres, mid-way up the grid."""
-    own = Grid.from_raster(path)
-    row, column = own.height // 2, own.width // 2
+    info = read_band_info(path)
+    if info.crs is None:
+        raise no_crs(path)
+    t, row, column = info.transform, info.height // 2, info.width // 2
     if grid is not None:
-        west, south, east, north = _bounds_in(grid, own.crs)
-        rows, columns = own.cell_of([(west + east) / 2], [(south + north) / 2])
-        row, column = (int(np.clip(rows[0], 0, own.height - 1)), int(np.clip(columns[0], 0, own.width - 1)))
-    cell = Grid(own.crs, own.transform @ Affine.translation(column, row), 1, 1)
+        west, south, east, north = grid.bounds_in(info.crs)
+        x, y = ~t @ ((west + east) / 2, (south + north) / 2)
+        row, column = int(np.clip(math.floor(y), 0, info.height - 1)), int(np.clip(math.floor(x), 0, info.width - 1))
+    x, y = t @ (column + 0.5, row + 0.5)
+    # a cell of the same edges that looks north; rotation changes no area
+    across, down = math.hypot(t.a, t.d), math.hypot(t.b, t.e)
+    cell = Grid(info.crs, Affine(across, 0.0, x - across / 2, 0.0, -down, y + down / 2), 1, 1)
     return math.sqrt(float(cell.cell_areas_ha()[0, 0]) * 1e4)
 
 
-def _info(source: Any, path: str | Path) -> RasterInfo:
-    return RasterInfo(
-        path=Path(path),
-        crs=source.crs.to_string() if source.crs else None,
-        transform=source.transform,
-        width=source.width,
-        height=source.height,
-        count=source.count,
-        dtypes=tuple(source.dtypes),
-        nodata=tuple(source.nodatavals),
-        scales=tuple(float(scale) for scale in source.scales),
-        offsets=tuple(float(offset) for offset in source.offsets),
-        descriptions=tuple(source.descriptions),
-        units=tuple(source.units),
-    )
+def pixels_per_cell(path: str | Path, grid: Grid) -> float:
+    """Return how many pixels of a raster lie side by side in a cell of the grid; below 1 where pixels are larger."""
+    across, down = _ratios(read_band_info(path), grid)
+    return math.sqrt(across * down)
+
+
+def _turns(info: RasterInfo, left: int, right: int) -> list[tuple[int, int, int]]:
+    """Cut a run of columns, which may go round the Earth, into runs that are stored.
+
+    Returns:
+        (place in the run, first stored column, number of columns), from west to east.
+    """
+    if info.period is None:
+        turns = range(1)
+    else:
+        turns = range(math.floor((left - info.width) / info.period), math.ceil(right / info.period) + 1)
+    runs, done = [], left
+    for turn in turns:
+        start = turn * (info.period or 0)
+        # where the last column repeats the first, the first is taken
+        first, last = max(done, start), min(right, start + info.width)
+        if first < last:
+            runs.append((first - left, first - start, last - first))
+            done = last
+    return runs
 
 
 def _physical(
@@ -287,8 +248,12 @@ def _physical(
 ) -> FloatArray:
     """Read a window that lies inside the raster as physical float32 (C, h, w), NaN where masked."""
     out_shape = None if shape is None else (len(numbers), *shape)
+    if info.turned:
+        window = Window(window.col_off, info.height - window.row_off - window.height, window.width, window.height)
     stored = source.read(numbers, window=window, out_shape=out_shape)
     masks = source.read_masks(numbers, window=window, out_shape=out_shape)
+    if info.turned:
+        stored, masks = stored[:, ::-1], masks[:, ::-1]
     if np.iscomplexobj(stored):
         raise AgriClipError(f"'{info.path}' holds complex numbers; write amplitude or intensity bands first.")
     values = np.empty(stored.shape, dtype=np.float32)
@@ -306,10 +271,9 @@ def _read_window(
     """Read a window that may reach outside the raster; what is outside is NaN."""
     values = np.full((len(numbers), height, width), np.nan, dtype=np.float32)
     row0, row1 = max(top, 0), min(top + height, info.height)
-    column0, column1 = max(left, 0), min(left + width, info.width)
-    if row0 < row1 and column0 < column1:
-        inside = _physical(source, info, numbers, Window(column0, row0, column1 - column0, row1 - row0))
-        values[:, row0 - top : row1 - top, column0 - left : column1 - left] = inside
+    for place, column, count in _turns(info, left, left + width) if row0 < row1 else ():
+        inside = _physical(source, info, numbers, Window(column, row0, count, row1 - row0))
+        values[:, row0 - top : row1 - top, place : place + count] = inside
     return values
 
 
@@ -323,8 +287,12 @@ def _pixels_of(info: RasterInfo, x: ArrayLike, y: ArrayLike, crs: str) -> tuple[
     columns = inverse.a * xs + inverse.b * ys + inverse.c
     rows = inverse.d * xs + inverse.e * ys + inverse.f
     nowhere = -float(2**40)
-    out = [np.floor(np.nan_to_num(axis, nan=nowhere, posinf=nowhere, neginf=nowhere)) for axis in (rows, columns)]
-    return out[0].astype(np.int64), out[1].astype(np.int64)
+    known = np.isfinite(rows) & np.isfinite(columns)
+    out = [np.floor(np.where(known, axis, nowhere)).astype(np.int64) for axis in (rows, columns)]
+    if info.period is not None:  # the turn in which a point is nearest to the raster
+        first = (info.width - info.period) // 2 if info.width < info.period else 0
+        out[1][known] = (out[1][known] - first) % info.period + first
+    return out[0], out[1]
 
 
 def _tiles(rows: NDArray[np.int64], columns: NDArray[np.int64], keep: BoolArray) -> Iterator[NDArray[np.int64]]:
@@ -354,30 +322,32 @@ def _whole_shift(info: RasterInfo, grid: Grid) -> tuple[int, int] | None:
     return round(row), round(column)
 
 
-def _bounds_in(grid: Grid, crs: str) -> tuple[float, float, float, float]:
-    """Return the grid's bounds in another CRS."""
-    if CRS.from_user_input(crs) == CRS.from_user_input(grid.crs):
-        return grid.bounds
-    try:
-        moved = rasterio.warp.transform_bounds(grid.crs, crs, *grid.bounds, densify_pts=21)
-    except CRSError as error:
-        bounds = list(grid.bounds)
-        raise AgriClipError(f"The grid's bounds {bounds} cannot be placed in {crs[:40]} ({error}).") from error
-    return moved[0], moved[1], moved[2], moved[3]
+def _source_window(
+    info: RasterInfo, grid: Grid, margin: int, middle: float | None = None
+) -> tuple[int, int, int, int]:
+    """Return top, left, bottom, right of the pixels that lie under a grid, clipped to the raster.
 
-
-def _source_window(info: RasterInfo, grid: Grid, margin: int) -> tuple[int, int, int, int]:
-    """Return top, left, bottom, right of the pixels that lie under a grid, clipped to the raster."""
-    west, south, east, north = _bounds_in(grid, info.crs or grid.crs)
+    Columns of a raster that can be followed round the Earth may be negative or pass its width. `middle` is the
+    longitude about which they are counted; the grid's own count where it is None.
+    """
+    west, south, east, north = grid.bounds_in(info.crs or grid.crs)
+    if middle is None and info.period is None and east > 180.0 and _is_geographic(info):
+        middle = 0.0  # a raster that cannot be followed round the Earth may hold either side of the antimeridian
+    if middle is not None:
+        shift = 360.0 * math.floor(((west + east) / 2 - middle + 180.0) / 360.0)
+        west, east = west - shift, east - shift
+        if west < middle - 180.0 or east > middle + 180.0:  # across the far side: both ends of the turn are needed
+            west, east = middle - 180.0, middle + 180.0
     inverse = ~info.transform
     corners = [inverse @ corner for corner in ((west, south), (west, north), (east, south), (east, north))]
     columns, rows = [corner[0] for corner in corners], [corner[1] for corner in corners]
-    return (
-        max(0, math.floor(min(rows)) - margin),
-        max(0, math.floor(min(columns)) - margin),
-        min(info.height, math.ceil(max(rows)) + margin),
-        min(info.width, math.ceil(max(columns)) + margin),
-    )
+    left, right = math.floor(min(columns)) - margin, math.ceil(max(columns)) + margin
+    stored = _turns(info, left, right)
+    if stored:
+        left, right = left + stored[0][0], left + stored[-1][0] + stored[-1][2]
+    else:
+        right = left
+    return max(0, math.floor(min(rows)) - margin), left, min(info.height, math.ceil(max(rows)) + margin), right
 
 
 def require_overlap(info: RasterInfo, grid: Grid) -> None:
@@ -407,23 +377,73 @@ def _warp(
 ) -> FloatArray:
     """Warp bands onto rows of the grid, in pieces whose source window stays small."""
     # One ratio for the whole grid: GDAL would otherwise estimate it for each piece, and pieces would differ.
-    west, south, east, north = _bounds_in(grid, info.crs or grid.crs)
-    across = abs((east - west) / (info.transform.a or info.transform.b)) / grid.width
-    down = abs((north - south) / (info.transform.e or info.transform.d)) / grid.height
+    across, down = _ratios(info, grid)
     margin = math.ceil(4 * max(across, down, 1.0)) + 2
+    crs, middle = _turned_crs(info, grid)
+    scales = {"XSCALE": 1.0 / across, "YSCALE": 1.0 / down}
     out = np.full((len(numbers), len(rows), grid.width), np.nan, dtype=np.float32)
-    for row0, row1, column0, column1 in _pieces(info, grid, rows.start, rows.stop, 0, grid.width, margin):
+    whole = (rows.start, rows.stop, 0, grid.width)
+    for (row0, row1, column0, column1), (top, left, bottom, right) in _pieces(info, grid, whole, margin, middle):
         piece = _piece(grid, row0, row1, column0, column1)
-        top, left, bottom, right = _source_window(info, piece, margin)
         if top >= bottom or left >= right:
             continue
+        extra = {}
+        if info.period is not None and right - left >= info.period:
+            # GDAL looks for the pixels it needs along the edges of a piece, and a pole lies inside
+            extra = {"SOURCE_EXTRA": max(bottom - top, right - left)}
+        placed = Affine.translation(-(middle or 0.0), 0.0) @ info.transform @ Affine.translation(left, top)
         for index, number in enumerate(numbers):
             window = _read_window(source, info, [number], top, left, bottom - top, right - left)[0]
-            placed = info.transform @ Affine.translation(left, top)
-            scales = {"XSCALE": 1.0 / across, "YSCALE": 1.0 / down}
-            warped = _warp_window(window, placed, info.crs, piece, resampling, scales)
+            warped = _warp_window(window, placed, crs, piece, resampling, scales | extra)
             out[index, row0 - rows.start : row1 - rows.start, column0:column1] = warped
     return out
+
+
+def _ratios(info: RasterInfo, grid: Grid) -> tuple[float, float]:
+    """Return how many pixels a cell of the grid reaches across columns and down rows; the median over the grid."""
+    if info.crs is None:
+        raise no_crs(info.path)
+    if CRS.from_user_input(info.crs) == CRS.from_user_input(grid.crs):
+        columns, rows = np.zeros(1), np.zeros(1)
+    else:
+        columns, rows = (
+            axis.ravel() for axis in np.meshgrid(*(np.linspace(0, n, 9) for n in (grid.width, grid.height)))
+        )
+    # half a cell to each side of every place
+    steps = ((0.5, 0.0), (-0.5, 0.0), (0.0, 0.5), (0.0, -0.5))
+    x = np.concatenate([grid.transform.a * (columns + dx) + grid.transform.c for dx, _ in steps])
+    y = np.concatenate([grid.transform.e * (rows + dy) + grid.transform.f for _, dy in steps])
+    xs, ys = transform_points(x, y, grid.crs, info.crs)
+    inverse, (x_east, x_west, x_south, x_north) = ~info.transform, np.split(xs, 4)
+    y_east, y_west, y_south, y_north = np.split(ys, 4)
+    sides = []
+    for x_side, y_side in ((x_east - x_west, y_east - y_west), (x_south - x_north, y_south - y_north)):
+        if info.period is not None:
+            x_side = x_side - 360.0 * np.round(x_side / 360.0)
+        sides.append((inverse.a * x_side + inverse.b * y_side, inverse.d * x_side + inverse.e * y_side))
+    ratios = [np.hypot(sides[0][axis], sides[1][axis]) for axis in (0, 1)]
+    found = [float(np.median(ratio[np.isfinite(ratio)])) if np.isfinite(ratio).any() else 1.0 for ratio in ratios]
+    return found[0] or 1.0, found[1] or 1.0
+
+
+def _is_geographic(info: RasterInfo) -> bool:
+    return info.crs is not None and bool(CRS.from_user_input(info.crs).is_geographic)
+
+
+def _turned_crs(info: RasterInfo, grid: Grid) -> tuple[str | None, float | None]:
+    """Return the CRS in which a raster in degrees is warped, and the longitude that is 0 there.
+
+    PROJ gives longitudes from -180 to 180, so that a grid across the antimeridian would be torn apart. Counted from a
+    meridian in the middle of the grid they run on. None for rasters and grids that need no such care.
+    """
+    assert info.crs is not None
+    if not _is_geographic(info) or CRS.from_user_input(info.crs) == CRS.from_user_input(grid.crs):
+        return info.crs, None
+    west, _, east, _ = grid.bounds_in(info.crs)
+    if info.period is None or (west >= -180.0 and east <= 180.0):
+        return info.crs, 0.0
+    middle = round((west + east) / 2, 3)
+    return f"{CRS.from_user_input(info.crs).to_proj4()} +pm={middle}", middle
 
 
 def _warp_window(
@@ -432,7 +452,7 @@ def _warp_window(
     crs: str | None,
     piece: Grid,
     resampling: Resampling,
-    scales: dict[str, float],
+    options: dict[str, float],
 ) -> FloatArray:
     """Warp one band held in memory, NaN for nodata, onto a piece of the grid."""
     profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "height": window.shape[0], "width": window.shape[1]}
@@ -451,7 +471,7 @@ def _warp_window(
                 nodata=np.nan,
                 resampling=resampling,
                 tolerance=EXACT,
-                **scales,
+                **options,
             ) as warped,
         ):
             return np.asarray(warped.read(1), dtype=np.float32)
@@ -462,18 +482,20 @@ def _piece(grid: Grid, row0: int, row1: int, column0: int, column1: int) -> Grid
 
 
 def _pieces(
-    info: RasterInfo, grid: Grid, row0: int, row1: int, column0: int, column1: int, margin: int
-) -> Iterator[tuple[int, int, int, int]]:
-    """Halve a block of cells until the pixels under each piece fit in memory."""
-    top, left, bottom, right = _source_window(info, _piece(grid, row0, row1, column0, column1), margin)
+    info: RasterInfo, grid: Grid, cells: tuple[int, int, int, int], margin: int, middle: float | None
+) -> Iterator[tuple[tuple[int, int, int, int], tuple[int, int, int, int]]]:
+    """Halve a block of cells until the pixels under each piece fit in memory; yield cells and pixels of each."""
+    row0, row1, column0, column1 = cells
+    top, left, bottom, right = window = _source_window(info, _piece(grid, *cells), margin, middle)
     height, width = row1 - row0, column1 - column0
     if (bottom - top) * (right - left) <= MOST_PIXELS or height * width == 1:
-        yield row0, row1, column0, column1
-    elif height >= width:
-        middle = (row0 + row1) // 2
-        yield from _pieces(info, grid, row0, middle, column0, column1, margin)
-        yield from _pieces(info, grid, middle, row1, column0, column1, margin)
+        yield cells, window
+        return
+    if height >= width:
+        half = (row0 + row1) // 2
+        halves = (row0, half, column0, column1), (half, row1, column0, column1)
     else:
-        middle = (column0 + column1) // 2
-        yield from _pieces(info, grid, row0, row1, column0, middle, margin)
-        yield from _pieces(info, grid, row0, row1, middle, column1, margin)
+        half = (column0 + column1) // 2
+        halves = (row0, row1, column0, half), (row0, row1, half, column1)
+    for part in halves:
+        yield from _pieces(info, grid, part, margin, middle)

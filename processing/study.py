@@ -23,8 +23,9 @@ import yaml
 from pydantic import Field, PrivateAttr, ValidationError
 
 from .errors import AgriClipError, Problem, nearest
-from .grids import Grid, parse_crs
-from .rasters import RasterInfo, read_band_info, require_overlap
+from .grids import Grid, across_antimeridian, parse_crs
+from .rasters import RasterInfo, file_of, raster_exists, read_band_info, require_overlap, split_variable
+from .study_agronomy import AgronomyPart
 from .study_parts import NAME, Part
 from .study_parts import PRESENT as PRESENT
 from .study_parts import Chip as Chip
@@ -65,6 +66,7 @@ class Study(Part):
     model: ModelPart = ModelPart()
     training: Training = Training()
     map: MapPart = MapPart()
+    agronomy: AgronomyPart | None = None
 
     _folder: Path = PrivateAttr(default_factory=Path.cwd)
     _data_root: Path | None = PrivateAttr(default=None)
@@ -97,14 +99,17 @@ class Study(Part):
     def path(self, file: str) -> Path:
         """Return where a file of the study lies: as given if absolute, else in the data folder, else beside the study.
 
-        The place in the data folder is returned when the file exists in neither, so that messages name it.
+        The place in the data folder is returned when the file exists in neither, so that messages name it. The name of
+        a variable in the file (`climate.nc:tas`) stays at its end.
         """
-        given = Path(file).expanduser()
-        if given.is_absolute() or "://" in file:
-            return given
+        if "://" in file or file.startswith("/vsi"):
+            return Path(file)
+        name, variable = split_variable(file)
+        given = Path(name).expanduser()
         root = self.data_root
-        places = [folder / given for folder in (root, self._folder) if folder is not None]
-        return next((place for place in places if place.exists()), places[0])
+        places = [folder / given for folder in (root, self._folder) if folder is not None]  # as given if absolute
+        place = next((place for place in places if place.exists()), places[0])
+        return place if variable is None else Path(f"{place}:{variable}")
 
     def files(self) -> Iterator[tuple[str, str]]:
         """Yield (place in the study, file) for every file that the study names."""
@@ -116,6 +121,13 @@ class Study(Part):
             yield f"predictors[{i}].file", group.file
         for i, image in enumerate(self.imagery):
             yield f"imagery[{i}].file", image.file
+        if self.map.zones:
+            yield "map.zones.file", self.map.zones.file
+        if self.agronomy:
+            for name, layer in self.agronomy.monthly().items():
+                yield f"agronomy.{name}.file", layer.file
+            if self.agronomy.ndvi:
+                yield "agronomy.ndvi.file", self.agronomy.ndvi.file
         for scenario in self.scenarios:
             for old, new in scenario.replace.items():
                 yield f"scenarios[{scenario.name}].replace[{old}]", new
@@ -320,7 +332,8 @@ def _cross_problems(study: Study) -> Iterator[Problem]:
                 yield Problem(where, f"'{key}' is no predictor file of this study", nearest(key, files))
     bounds = study.grid.bounds
     if bounds and (bounds[0] >= bounds[2] or bounds[1] >= bounds[3] or not all(map(math.isfinite, bounds))):
-        yield Problem("grid.bounds", f"{list(bounds)} is empty", "write west, south, east, north")
+        hint = across_antimeridian(bounds, study.grid.crs or "") or "write west, south, east, north"
+        yield Problem("grid.bounds", f"{list(bounds)} is empty", hint)
 
 
 def _file_problems(study: Study) -> list[Problem]:
@@ -329,9 +342,10 @@ def _file_problems(study: Study) -> list[Problem]:
     missing = set()
     for where, file in study.files():
         path = study.path(file)
-        if "://" in file or path.is_file():
+        if raster_exists(path):
             continue
         missing.add(file)
+        path = file_of(path)
         near = nearest(path.name, (p.name for p in path.parent.iterdir())) if path.parent.is_dir() else ""
         if near.startswith("did"):
             hint = near

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from .rasters import (
     Grid,
     has_valid,
     pixel_size_m,
+    pixels_per_cell,
     read_chips,
     read_overview,
     read_to_grid,
@@ -52,6 +54,9 @@ PLAUSIBLE: dict[str, tuple[float, float]] = {
     "W/m2": (-100.0, 1500.0),
     "kg/ha": (0.0, 1e6),
 }
+RATIOS = (0.2, 5.0)  # a climate model's ratio of amounts is held to these
+LEAST_AMOUNT = 1.0  # mm; a ratio to less than this says nothing
+LARGER = 1.5  # cells of predictors longer than the grid's by this count as larger: they are not blended
 FAULTY_PART = 0.01  # more values than this outside the plausible range are a wrong unit, fewer are outliers
 
 
@@ -81,6 +86,7 @@ class StudyData:
         self._labels: LabelTable | None = None
         self._channels: list[ChannelSpec] | None = None
         self._checked: set[tuple[Path, str]] = set()
+        self._resampling: dict[str, str] = {}
 
     # -- labels -------------------------------------------------------------------------------------------------
 
@@ -91,7 +97,8 @@ class StudyData:
             AgriClipError: For a missing column, and for values that are missing or out of range, named by id.
         """
         if self._labels is None:
-            self._labels = read_labels(self.study, self.grid)
+            sites = read_labels(self.study, self.grid)
+            self._labels = replace(sites, x=self.grid.unwrap(sites.x))
         return self._labels
 
     def folds(self) -> NDArray[np.int64]:
@@ -149,9 +156,18 @@ class StudyData:
 
         def read(path: Path, group: Predictors) -> NDArray[np.float32]:
             bands = [variable.source_band for variable in group.variables]
-            return read_to_grid(path, bands, self.grid, rows, group.resampling)[0]
+            return read_to_grid(path, bands, self.grid, rows, self.resampling(group))[0]
 
         return self._assemble(read, scenario)
+
+    def resampling(self, group: Predictors) -> str:
+        """Return how a group is brought to the grid; the files of its scenarios are brought there in the same way."""
+        if group.resampling != "auto":
+            return group.resampling
+        if group.file not in self._resampling:
+            larger = pixels_per_cell(self.study.path(group.file), self.grid) * LARGER <= 1.0
+            self._resampling[group.file] = "nearest" if larger else "bilinear"
+        return self._resampling[group.file]
 
     def _assemble(self, read: Reader, scenario: str | Scenario | None) -> FloatArray:
         """Read all groups, variables first, and put the scenario's change on."""
@@ -175,7 +191,7 @@ class StudyData:
         self._check_predictors(path, file, group)
         values = read(path, group).astype(np.float64)
         for index, variable in enumerate(group.variables):
-            values[index] = _canonical(values[index], variable)
+            values[index] = canonical_values(values[index], variable)
         return values
 
     def _check_predictors(self, path: Path, file: str, group: Predictors) -> None:
@@ -189,7 +205,7 @@ class StudyData:
                     "and the grid's bounds."
                 )
             if valid.any():
-                _check_range(_canonical(seen[valid].astype(np.float64), variable), variable, file)
+                check_range(canonical_values(seen[valid].astype(np.float64), variable), variable, file)
         self._checked.add((path, group.file))
 
     # -- imagery ------------------------------------------------------------------------------------------------
@@ -329,7 +345,7 @@ def _reduced(values: NDArray[np.float32], reduce: Reduce | None) -> NDArray[np.f
     return out
 
 
-def _canonical(values: FloatArray, variable: Variable) -> FloatArray:
+def canonical_values(values: FloatArray, variable: Variable) -> FloatArray:
     """Take stored values to the canonical unit; outside `valid_range` is missing."""
     stated = values * variable.scale + variable.offset
     if variable.valid_range is not None:
@@ -347,19 +363,49 @@ def _canonical(values: FloatArray, variable: Variable) -> FloatArray:
 def _with_change(
     observed: FloatArray, baseline: FloatArray, future: FloatArray, variables: tuple[Variable, ...]
 ) -> FloatArray:
-    """Put a climate model's change on observed values: observed + difference, or observed x ratio held to 0.2-5."""
+    """Put a climate model's change on observed values (M, ...): the delta method.
+
+    A difference is added. Amounts (rain) are multiplied by the ratio, held to 0.2-5: a model that is too wet would
+    otherwise dry a region below zero. Where the model's baseline is below 1 mm a ratio says nothing, and the
+    difference is added, to no less than 0. Results stay within `valid_range`, and do not pass zero where the unit
+    knows no negative values.
+
+    Raises:
+        AgriClipError: An amount that is to be changed by a ratio is negative.
+    """
     out = np.empty_like(observed)
     for index, variable in enumerate(variables):
-        if variable.change == "ratio":
-            # one unit is added to both sides, so that a dry month in the model does not make a flood
-            ratio = np.clip((future[index] + 1.0) / (baseline[index] + 1.0), 0.2, 5.0)
-            out[index] = observed[index] * ratio
-        else:
-            out[index] = observed[index] + (future[index] - baseline[index])
+        now, before, after = observed[index], baseline[index], future[index]
+        changed = now + (after - before)
+        floor = PLAUSIBLE.get(variable.canonical_unit, (-np.inf,))[0]
+        if variable.changed_by == "ratio":
+            for values in (now, before, after):
+                # a little below zero is rounding of whoever made the file
+                if (values < -LEAST_AMOUNT).any():
+                    raise AgriClipError(
+                        f"Variable '{variable.name}' is negative in places ({np.nanmin(values):.6g} "
+                        f"{variable.canonical_unit}), so its change is no ratio; write `change: difference` for it."
+                    )
+            some = before >= LEAST_AMOUNT
+            ratio = np.clip(after / np.where(some, before, 1.0), *RATIOS)
+            changed = np.where(some, now * ratio, changed)
+            changed[np.isnan(before)] = np.nan
+            floor = 0.0
+        if floor == 0.0:
+            changed = np.maximum(changed, 0.0)
+        if variable.valid_range is not None:
+            low, high = (_canonical_number(bound, variable) for bound in variable.valid_range)
+            changed = np.clip(changed, min(low, high), max(low, high))
+        out[index] = changed
     return out
 
 
-def _check_range(values: FloatArray, variable: Variable, file: str) -> None:
+def _canonical_number(value: float, variable: Variable) -> float:
+    """Take a number in the variable's stated unit to the canonical one."""
+    return float(to_canonical(value, variable.unit)[0])
+
+
+def check_range(values: FloatArray, variable: Variable, file: str) -> None:
     """Refuse values that cannot have the stated unit; warn of a few outliers."""
     values = values[np.isfinite(values)]
     bounds = PLAUSIBLE.get(variable.canonical_unit)

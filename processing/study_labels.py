@@ -128,6 +128,7 @@ def read_labels(study: Study, grid: Grid) -> LabelTable:
     weight = _column(rows, part.weight) if part.weight else np.ones(len(rows))
     refuse(keep & ~(np.isfinite(weight) & (weight >= 0)), f"'{part.weight}' is no weight", "use numbers from 0 up")
     moved_x, moved_y = transform_points(x, y, part.crs, grid.crs)
+    moved_x = grid.unwrap(moved_x)
     refuse(
         keep & ~(np.isfinite(moved_x) & np.isfinite(moved_y)),
         f"coordinates cannot be taken from {part.crs} to the grid",

@@ -55,7 +55,7 @@ class GridPart(Part):
     """The cells to map: bounds, CRS and resolution, or the grid of a raster (`like`).
 
     Attributes:
-        bounds: West, south, east, north in CRS units.
+        bounds: West, south, east, north in CRS units; across the antimeridian the east runs on: 170 to 190.
         crs: Coordinate reference system.
         resolution: Edge of a cell in CRS units.
         like: Raster whose grid is taken instead.
@@ -126,7 +126,9 @@ class Variable(Part):
         scale: Factor on the stored values, on top of the raster's own scale tag.
         offset: Added after `scale`.
         valid_range: Values outside, in the stated unit, count as missing.
-        delta: How a climate change is put on: `difference` or `ratio`; ratio for mm by default.
+        change: How the change of a `delta` scenario is put on: `difference` (future less baseline is added) or `ratio`
+            (multiplied by future over baseline, held to 0.2-5); by default `ratio` for amounts in mm, which cannot be
+            negative, and `difference` for all else. Write `difference` for a balance in mm.
     """
 
     name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
@@ -137,7 +139,7 @@ class Variable(Part):
     scale: float = 1.0
     offset: float = 0.0
     valid_range: Range = None
-    delta: Literal["difference", "ratio"] | None = None
+    change: Literal["difference", "ratio"] | None = None
 
     @property
     def canonical_unit(self) -> str:
@@ -145,9 +147,9 @@ class Variable(Part):
         return canonical_unit(self.unit)
 
     @property
-    def change(self) -> str:
+    def changed_by(self) -> Literal["difference", "ratio"]:
         """How a change of climate is put on this variable."""
-        return self.delta or ("ratio" if self.canonical_unit == "mm" else "difference")
+        return self.change or ("ratio" if self.canonical_unit == "mm" else "difference")
 
     @property
     def source_band(self) -> int | str:
@@ -159,14 +161,16 @@ class Predictors(Part):
     """A raster and the variables taken from it.
 
     Attributes:
-        file: Raster file.
+        file: Raster file: GeoTIFF, COG, VRT, or a variable of a NetCDF or Zarr file, as `climate.nc:tas`.
         variables: What its bands are.
-        resampling: How it is brought to the grid when it lies on another.
+        resampling: How it is brought to the grid when it lies on another. `auto` is `nearest` where its cells are
+            clearly larger than the grid's (by half or more), so that each cell tells the report of its climate cell,
+            as labelled sites do; and `bilinear` elsewhere.
     """
 
     file: str
     variables: tuple[Variable, ...] = Field(min_length=1)
-    resampling: Literal["nearest", "bilinear", "cubic", "average", "mode"] = "bilinear"
+    resampling: Literal["auto", "nearest", "bilinear", "cubic", "average", "mode"] = "auto"
 
 
 class StudyChannel(Part):
@@ -442,13 +446,33 @@ class Training(Part):
         return self
 
 
+class ZonesPart(Part):
+    """Administrative units, or any polygons, that areas are summed over.
+
+    Attributes:
+        file: GeoJSON, TopoJSON, GeoPackage or Shapefile.
+        layer: Layer, or object of a TopoJSON file; the first by default.
+        id: Field of the identifier; `id` by default.
+        name: Field of the name; `name` by default.
+    """
+
+    file: str
+    layer: str | None = None
+    id: str | None = None
+    name: str | None = None
+
+
 class MapPart(Part):
     """How maps are made.
 
     Attributes:
         suitable_above: A cell counts as suitable above this probability or share.
         block_rows: Rows of cells per step; from the grid's width by default.
+        latitude_band: Height in degrees of the bands of latitude that areas are summed over.
+        zones: Polygons that areas are summed over.
     """
 
     suitable_above: float = Field(default=0.5, gt=0, lt=1)
     block_rows: int | None = Field(default=None, ge=1)
+    latitude_band: float = Field(default=0.5, gt=0, le=180)
+    zones: ZonesPart | None = None

@@ -22,6 +22,7 @@ from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from processing.errors import AgriClipError
+from processing.rasters import file_of
 
 PLAN, LOCK, COMPLETE = "plan.json", "lock", "complete"
 # Folders of code that decide what a fit gives.
@@ -58,7 +59,7 @@ def _fingerprint_code() -> str:
 def fingerprint_files(paths: Iterator[Path] | list[Path]) -> str:
     """Fingerprint of files by name, size and time of change."""
     digest = hashlib.sha256()
-    for path in sorted(paths):
+    for path in sorted(file_of(path) for path in paths):
         if path.exists():
             stat = path.stat()
             digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())

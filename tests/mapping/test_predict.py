@@ -136,6 +136,7 @@ def test_prediction_sets_are_mapped_where_the_model_has_thresholds(landscape, mo
     finally:
         (model / "calibration.json").unlink()
     sets, chance = (read_map(maps["present"][layer]) for layer in ("prediction_set", "probability"))
+    # Of two members the median is the mean.
     unsuitable, suitable = chance <= 0.5, 1 - chance <= 0.7
     wanted = np.select([unsuitable & suitable, suitable, unsuitable], [3, 2, 1], default=4)
     clear = np.isfinite(chance) & (np.abs(chance - 0.5) > 1e-5) & (np.abs(chance - 0.3) > 1e-5)

@@ -50,7 +50,8 @@ def assert_equal_outputs(first, second):
 
 
 def test_mean_of_calibrated_members_and_their_spread(members, batch):
-    output = AgriClipEnsemble(members, CALIBRATIONS, OF_MEAN).predict(**batch)
+    ensemble = AgriClipEnsemble(members, CALIBRATIONS, OF_MEAN)
+    output = ensemble.predict(**batch)
     every = torch.stack([c.apply(single(m, batch)) for m, c in zip(members, CALIBRATIONS, strict=True)])
     assert torch.equal(output.member_probabilities, every)
     assert torch.equal(output.probabilities, OF_MEAN.apply(every.mean(dim=0)))
@@ -61,7 +62,9 @@ def test_mean_of_calibrated_members_and_their_spread(members, batch):
     assert (output.mutual_information > 1e-4).all()
     assert output.share is None
     assert not output.probabilities.requires_grad
-    sets = OF_MEAN.prediction_sets(output.probabilities, 0.1, group="kansas")
+    sets = ensemble.prediction_sets(output, 0.1, group="kansas")
+    median = OF_MEAN.apply(output.member_probabilities.quantile(0.5, dim=0))
+    assert torch.equal(sets, OF_MEAN.prediction_sets(median, 0.1, group="kansas"))
     assert sets.shape == (3, 2)
 
 

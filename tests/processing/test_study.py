@@ -64,7 +64,7 @@ def faults(folder: Path, content: Any) -> list[tuple[str, str, str]]:
 def test_a_correct_study_loads_with_its_defaults(tmp_path: Path, content: dict[str, Any]) -> None:
     study = load_study(write(tmp_path, content))
     assert [variable.name for variable in study.variables] == ["bio1", "bio12"]
-    assert [variable.change for variable in study.variables] == ["difference", "ratio"]
+    assert [variable.changed_by for variable in study.variables] == ["difference", "ratio"]
     assert study.variables[0].source_band == "bio1"
     assert study.imagery[0].channels[0].label == "ndvi_07"
     assert study.path("climate.tif") == tmp_path / "climate.tif"

@@ -12,6 +12,7 @@ import yaml
 
 from processing.errors import AgriClipError
 from processing.numbers_agriclip import canonicalise
+from processing.rasters import transform_points
 from processing.study import load_study
 from processing.study_data import StudyData
 
@@ -208,13 +209,143 @@ def test_scenarios_replace_or_change(make: Callable[..., StudyData], write_raste
     assert (data.predictor_grid(scenario="hot")[0] == 25.0).all()
     changed = data.predictor_grid(scenario="model")
     assert changed[0] == pytest.approx(now[0] + 3.0)
-    assert changed[1] == pytest.approx(now[1] * 601.0 / 501.0)
+    assert changed[1] == pytest.approx(now[1] * 600.0 / 500.0)
     assert data.predictor_grid(scenario="dry")[1] == pytest.approx(now[1] * 0.2)  # held to 0.2-5
-    assert data.predictor_grid(scenario="wet")[1] == pytest.approx(now[1] * 5.0)
+    # a ratio to a model without rain says nothing, so its difference is added
+    assert data.predictor_grid(scenario="wet")[1] == pytest.approx(now[1] + 600.0)
     x, y = data.grid.cell_centres()
     assert np.array_equal(data.predictors(x.ravel(), y.ravel(), scenario="model").T.reshape(2, 4, 4), changed)
     with pytest.raises(AgriClipError, match="did you mean 'model'"):
         data.predictor_grid(scenario="modell")
+
+
+@pytest.mark.parametrize(
+    ("variable", "observed", "baseline", "future", "expected"),
+    [
+        # amounts: the ratio, held to 0.2-5; below 1 mm the difference, to no less than 0
+        ({"unit": "mm"}, 800.0, 400.0, 500.0, 1000.0),
+        ({"unit": "mm"}, 800.0, 400.0, 4.0, 160.0),
+        ({"unit": "mm"}, 10.0, 4.0, 400.0, 50.0),
+        ({"unit": "mm"}, 10.0, 1.0, 3.0, 30.0),
+        ({"unit": "mm"}, 10.0, 0.99, 3.0, 12.01),
+        ({"unit": "mm"}, 0.0, 0.5, 0.0, 0.0),
+        ({"unit": "mm"}, 0.3, 0.9, 0.0, 0.0),
+        ({"unit": "mm"}, 0.0, 30.0, 60.0, 0.0),
+        ({"unit": "cm"}, 8.0, 4.0, 5.0, 100.0),  # read as mm
+        ({"unit": "mm"}, 800.0, np.nan, 5.0, np.nan),
+        ({"unit": "mm"}, 800.0, 4.0, np.nan, np.nan),
+        ({"unit": "mm", "valid_range": [0, 900]}, 800.0, 400.0, 500.0, 900.0),
+        # differences: temperature may be anything; a water balance asks for it
+        ({"unit": "degC"}, 2.0, 10.0, 5.0, -3.0),
+        ({"unit": "K"}, 275.15, 283.15, 278.15, -3.0),
+        ({"unit": "degC", "change": "ratio"}, 2.0, 10.0, 15.0, 3.0),
+        ({"unit": "mm", "change": "difference"}, -50.0, 200.0, -100.0, -350.0),
+        # what has a floor or a range stays within
+        ({"unit": "%"}, 10.0, 40.0, 20.0, 0.0),
+        ({"unit": "%", "valid_range": [5, 100]}, 10.0, 40.0, 20.0, 5.0),
+        ({"unit": "%", "valid_range": [5, 100]}, 90.0, 40.0, 70.0, 100.0),
+        ({"unit": "degC day"}, 300.0, 900.0, 500.0, 0.0),
+    ],
+)
+def test_the_delta_method(
+    make: Callable[..., StudyData],
+    write_raster: Writer,
+    variable: dict[str, Any],
+    observed: float,
+    baseline: float,
+    future: float,
+    expected: float,
+) -> None:
+    def layer(name: str, value: float) -> None:
+        values = np.full((1, 4, 4), value, dtype=np.float32)
+        values[0, :, 3] = 20.0 if variable["unit"] != "K" else 290.0  # one valid column under a layer without any
+        write_raster(name, values)
+
+    for name, value in (("v.tif", observed), ("base.tif", baseline), ("later.tif", future)):
+        layer(name, value)
+    delta = {"v.tif": {"baseline": "base.tif", "future": "later.tif"}}
+    data = make(predictors=one_variable("v.tif", **variable), scenarios=[{"name": "later", "delta": delta}])
+    assert data.predictor_grid(scenario="later")[0, :, :3] == pytest.approx(expected, nan_ok=True, abs=1e-4)
+    x, y = data.grid.cell_centres()
+    assert data.predictors(x[:, 0], y[:, 0], "later")[:, 0] == pytest.approx(expected, nan_ok=True, abs=1e-4)
+
+
+def test_the_ratio_of_a_balance_is_refused(make: Callable[..., StudyData], write_raster: Writer) -> None:
+    for name, value in (("v.tif", -50.0), ("base.tif", 200.0), ("later.tif", 100.0)):
+        write_raster(name, np.full((1, 4, 4), value, dtype=np.float32))
+    delta = {"v.tif": {"baseline": "base.tif", "future": "later.tif"}}
+    data = make(predictors=one_variable("v.tif", unit="mm"), scenarios=[{"name": "later", "delta": delta}])
+    with pytest.raises(AgriClipError, match="'v' is negative in places .* write `change: difference`"):
+        data.predictor_grid(scenario="later")
+
+
+@pytest.mark.parametrize("resampling", [None, "nearest"])
+def test_fine_imagery_asks_one_report_per_climate_cell(
+    make: Callable[..., StudyData], write_raster: Writer, resampling: str | None
+) -> None:
+    rng = np.random.default_rng(3)
+    climate = np.stack([rng.uniform(5, 25, (6, 6)), rng.uniform(300, 1500, (6, 6))]).astype(np.float32)
+    write_raster("coarse.tif", climate, names=("bio1", "bio12"), origin=(10.0, 50.0), resolution=0.5)
+    write_raster("warmer.tif", climate + 2.0, names=("bio1", "bio12"), origin=(10.0, 50.0), resolution=0.5)
+    # 30 x 40 pixels in metres, whose edges are none of the climate's
+    write_raster(
+        "scene.tif",
+        rng.uniform(0, 1, (1, 30, 40)).astype(np.float32),
+        origin=(600_000.0, 5_500_000.0),
+        resolution=4_000.0,
+        crs="EPSG:32632",
+    )
+    part: dict[str, Any] = {
+        "file": "coarse.tif",
+        "variables": [
+            {"name": "bio1", "title": "mean temperature", "unit": "degC", "decimals": 3},
+            {"name": "bio12", "title": "rain", "unit": "mm", "decimals": 2},
+        ],
+        **({"resampling": resampling} if resampling else {}),
+    }
+    data = make(
+        grid={"like": "scene.tif"},
+        predictors=[part],
+        scenarios=[{"name": "later", "replace": {"coarse.tif": "warmer.tif"}}],
+    )
+    assert data.grid.shape == (30, 40)
+    x, y = transform_points(*data.grid.cell_centres(), data.grid.crs, "EPSG:4326")
+    rows, columns = np.floor((50.0 - y) / 0.5).astype(int), np.floor((x - 10.0) / 0.5).astype(int)
+    inside = (rows >= 0) & (rows < 6) & (columns >= 0) & (columns < 6)
+    cells = len(set(zip(rows[inside], columns[inside], strict=True)))
+    assert 5 < cells < 36
+    for scenario, shift in ((None, 0.0), ("later", 2.0)):
+        parts = [data.predictor_grid(slice(top, top + 7), scenario) for top in range(0, 30, 7)]
+        table = np.concatenate(parts, axis=1).reshape(2, -1).T
+        assert np.array_equal(np.isfinite(table).all(axis=1), inside)
+        assert np.allclose(table[inside], climate[:, rows[inside], columns[inside]].T + shift, atol=1e-3)
+        assert len(np.unique(data.template.values(table[inside]), axis=0)) == cells
+    smooth = make(grid={"like": "scene.tif"}, predictors=[{**part, "resampling": "bilinear"}]).predictor_grid()
+    assert len(np.unique(smooth[0][np.isfinite(smooth[0])])) > 20 * cells
+
+
+def test_predictors_as_fine_as_the_grid_are_blended(make: Callable[..., StudyData], write_raster: Writer) -> None:
+    write_raster("shifted.tif", np.arange(36, dtype=np.float32).reshape(1, 6, 6), origin=(9.75, 50.25))
+    data = make(predictors=one_variable("shifted.tif"))
+    # each cell lies in the middle of four
+    assert data.predictor_grid()[0, 0].tolist() == pytest.approx([3.5, 4.5, 5.5, 6.5])
+
+
+def test_sites_across_the_antimeridian_find_their_cells(
+    make: Callable[..., StudyData], write_raster: Writer, tmp_path: Path
+) -> None:
+    (tmp_path / "sites.csv").write_text("id,lon,lat,k,n\na,178.2,-18.1,1,2\nb,-179.8,-17.9,0,4\n")
+    warm = np.arange(720, dtype=np.float32)[None, None].repeat(360, axis=1) / 10
+    write_raster("globe.tif", warm, origin=(-180.0, 90.0))
+    data = make(
+        grid={"bounds": [177, -20, 183, -15], "crs": "EPSG:4326", "resolution": 0.5},
+        predictors=one_variable("globe.tif"),
+    )
+    sites = data.labels()
+    assert sites.x.tolist() == pytest.approx([178.2, 180.2])
+    assert data.predictors(sites.x, sites.y)[:, 0] == pytest.approx([71.6, 0.0])
+    rows, columns = data.grid.cell_of(sites.x, sites.y)
+    assert data.predictor_grid()[0][rows, columns] == pytest.approx([71.6, 0.0])
 
 
 def test_report_of_a_cell(make: Callable[..., StudyData]) -> None:

@@ -80,7 +80,7 @@ def test_the_unseen_fold_is_answered_by_the_whole_ensemble(study, ensemble):
         ("mutual_information", answer.mutual_information),
     ):
         np.testing.assert_allclose([float(row[column]) for row in rows], values, atol=1e-4)
-    sets = models.calibration.prediction_sets(answer.probabilities, 0.1)
+    sets = models.prediction_sets(answer, 0.1)
     names = {(True, True): "undecided", (True, False): "unsuitable", (False, True): "suitable"}
     assert [row["set_90%"] for row in rows] == [names[tuple(chosen)] for chosen in sets.tolist()]
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mapping.applicability import ApplicabilityReference, prediction_set_layer
-from mapping.band_store import BandStore, fingerprint
+from mapping.band_store import BandStore, fingerprint, remove_left_over
 from mapping.layers import SET_LEVEL, Layer, suitability_layers
 from mapping.novelty import MessReference
 from mapping.outputs import iterate_rows
@@ -256,6 +256,8 @@ def _assemble(
 ) -> None:
     """Write the rasters of one climate from the bands, top to bottom."""
     tags = _tags(mapper.data.study, None if scenario == PRESENT else scenario, mapper.predictor)
+    for path in files.values():
+        remove_left_over(path)
     with ExitStack() as stack:
         writers = {
             name: mapper.layers[name].open(stack, path, mapper.data.grid, name, tags) for name, path in files.items()

@@ -22,11 +22,12 @@ from processing.errors import AgriClipError, nearest
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
 
-# Linear layers of each part of the network, as patterns of their full names.
+# Linear layers of each part of the network, as patterns of their full names. Of the vision tower also those that weigh
+# the channels and merge cells: a new sensor or crop differs first in its spectrum.
 RECIPES = {
     "report": r"text_model\..+",
     "fusion": r"fuser\..+",
-    "vision": r"vision_model\..+\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)",
+    "vision": (r"vision_model\..+\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2|to_weights|to_token|reduction|update)"),
     "all": "",
 }
 # Modules that answer a task: a fresh one must be trained, whatever the adapter does.

@@ -12,7 +12,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import resource
 import signal
 import socket
 import statistics
@@ -82,7 +81,8 @@ def load_predictor(raster: Path, model: str) -> Any:
     """What the engine asks: a saved model, or `cheap`, the mean over the bands."""
     if model == "cheap":
         return lambda pixels, valid: pixels.mean(axis=1, keepdims=True) / np.float32(1e4)
-    from mapping.scene import QueryModel, ScenePredictor, describe_scene
+    from mapping.scene import QueryModel, ScenePredictor
+    from mapping.scene_bands import describe_scene
 
     asked = QueryModel(model, TEXTS, "a satellite image of {}")
     return ScenePredictor(asked, describe_scene(raster, asked.image_processor, bands=BANDS), 1)
@@ -145,6 +145,8 @@ def run_terratorch(raster: Path, predictor: Any, tile: int, stride: int, batch: 
 
 def work(job: str, raster: Path, model: str, folder: Path, tile: int, stride: int, batch: int) -> dict[str, Any]:
     """One job of a process of its own."""
+    from benchmarks.memory import peak_mib
+
     workers = 1
     if model != "cheap":
         from mapping.scene import model_threads
@@ -171,15 +173,6 @@ def work(job: str, raster: Path, model: str, folder: Path, tile: int, stride: in
     else:
         found = {"job_seconds": map_once(raster, predictor, folder, *windows)}
     return {**found, "start_mib": begun, "peak_mib": peak_mib()}
-
-
-def peak_mib() -> float:
-    """Peak of this process's memory so far; not `ru_maxrss`, which a process inherits from the one that started it."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 2**10
 
 
 class Jobs:

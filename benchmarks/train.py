@@ -8,7 +8,7 @@ whatever else the machine does; seconds do not.
 """
 
 import json
-import resource
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,6 +20,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+ROOT = Path(__file__).resolve().parents[1]
 MODES = ("full", "lora", "checkpointed", "bf16")
 WARM_UP = 3
 
@@ -51,6 +52,7 @@ def measure(mode: str, size: str, tiles: Path, steps: int, batch: int) -> dict[s
     import torch
     from transformers import PrinterCallback, TrainingArguments, set_seed
 
+    from benchmarks.memory import peak_mib
     from modeling_agriclip import AgriClipConfig, AgriClipForImageClassification
     from processing.image_processing_agriclip import AgriClipImageProcessor
     from training.augmentation import Augmentation
@@ -120,10 +122,7 @@ def measure(mode: str, size: str, tiles: Path, steps: int, batch: int) -> dict[s
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     total = time.perf_counter() - counted[0]
-    if torch.cuda.is_available():
-        memory = torch.cuda.max_memory_allocated() / 2**20
-    else:
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    memory = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else peak_mib()
     return {
         "samples_per_second": steps * batch / total,
         "memory_mib": memory,
@@ -151,7 +150,9 @@ def main(
         for name in MODES:
             settings = {"size": size, "steps": steps, "batch": batch, "mode": name, "tiles": folder}
             options = [f"--{key}={value}" for key, value in settings.items()]
-            done = subprocess.run([sys.executable, __file__, *options], capture_output=True, text=True, check=False)
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            command = [sys.executable, __file__, *options]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise SystemExit(f"{name} failed: {done.stderr.strip().splitlines()[-1]}")
             results[name] = json.loads(done.stdout.splitlines()[-1])

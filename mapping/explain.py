@@ -22,7 +22,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from mapping.explain_figures import Contribution, Explanation, Gradient, mean_explanation
+from mapping.explanation import Contribution, Explanation, Gradient, mean_explanation
 from mapping.predictor import Member, SuitabilityPredictor
 from modeling_agriclip.vision_agriclip import AgriClipVisionOutput
 from processing.climate_report import CONSTANT, ReportTokens

@@ -28,6 +28,7 @@ from mapping.agronomy.weather import (
     check_monthly,
     draw_weather,
 )
+from mapping.layers import PROBABILITY_STOPS
 from mapping.outputs import RowBandWriter, class_raster_options, iterate_rows, write_qgis_style
 from processing.errors import AgriClipError, nearest
 from processing.rasters import Grid, read_band_info, read_overview, read_to_grid, transform_points
@@ -46,7 +47,6 @@ __all__ = [
 
 #: Cells walked through at a time: 20 years of daily weather of these are about 60 MB.
 _GROUP = 256
-_CIVIDIS = ("#00224e", "#434e6c", "#7d7c78", "#bcae6c", "#fee838")
 
 
 @dataclass(frozen=True)
@@ -227,8 +227,8 @@ def write_agronomy_layers(
             write_qgis_style(path, classes=kind.classes)
         else:
             low, high = kind.limits
-            values = np.linspace(low, high, len(_CIVIDIS))
-            write_qgis_style(path, stops=list(zip(values.tolist(), _CIVIDIS, strict=True)), unit=kind.unit.strip("1"))
+            stops = [(low + share * (high - low), colour) for share, colour in PROBABILITY_STOPS]
+            write_qgis_style(path, stops=stops, unit=kind.unit.strip("1"))
     return written
 
 

@@ -12,7 +12,8 @@ from rich.console import Console
 from torch import nn
 
 from mapping.explain import explain_region, explain_site
-from mapping.explain_figures import Contribution, Explanation, explanation_figure
+from mapping.explain_figures import explanation_figure
+from mapping.explanation import Contribution, Explanation
 from mapping.outputs import write_cog
 from mapping.predictor import SuitabilityPredictor
 from modeling_agriclip import AgriClipForSuitability, Calibration

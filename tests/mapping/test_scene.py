@@ -12,8 +12,10 @@ from affine import Affine
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
+from mapping.mosaic import build_mosaic, open_scene
 from mapping.outputs import file_sha256
-from mapping.scene import build_mosaic, describe_scene, map_scene, open_scene
+from mapping.scene import ScenePredictor, map_scene
+from mapping.scene_bands import describe_scene
 from mapping.streaming import FailedTiles
 from modeling_agriclip import AgriClipConfig, AgriClipForSemanticSegmentation, AgriClipForSuitability
 from processing.errors import AgriClipError
@@ -271,8 +273,6 @@ def test_an_interrupted_mosaic_goes_on_and_ends_with_the_same_bytes(model_dir, t
     folder = cut(tmp_path / "tiles", reflectance(4, 96, 96), 32)
     options = {"tile": 32, "batch_size": 2, "quiet": True, "preview": False}
     whole = map_scene(folder, model_dir, "soy", tmp_path / "a", **options)
-    from mapping.scene import ScenePredictor
-
     answer, calls = ScenePredictor.__call__, []
 
     def stops(self, pixels, valid):

@@ -366,7 +366,8 @@ class Training(Part):
     Attributes:
         objective: What the labels are fitted as: `binary` (binomial likelihood of the counts), `share` (likelihood
             for rare shares) or `presence_only` (found or unknown).
-        preset: Which terms stand beside the prediction: `default`, `full`, or one of the paper's four totals.
+        preset: Which terms stand beside the prediction: `default`, `light` (a third of the time), `full` (with
+            detection), or one of the paper's four totals.
         weights: Weight of single terms, in place of the preset's.
         epochs: Passes over the sites.
         batch_size: Sites per step, over all processes.
@@ -401,7 +402,7 @@ class Training(Part):
     """
 
     objective: Literal["binary", "share", "presence_only"] = "binary"
-    preset: Literal["default", "full", "paper_f1", "paper_f16", "paper_f19", "paper_f22"] = "default"
+    preset: Literal["default", "light", "full", "paper_f1", "paper_f16", "paper_f19", "paper_f22"] = "default"
     weights: dict[ObjectiveTerm, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     epochs: int = Field(default=30, ge=1)
     batch_size: int = Field(default=64, ge=1)

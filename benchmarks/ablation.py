@@ -55,7 +55,7 @@ class Part:
     weights: dict[str, float] = field(default_factory=dict)
     change: Callable[[AgriClipConfig], None] = lambda config: None
     digits: bool = False
-    preset: str = "default"
+    preset: str = "full"
 
 
 def _set(part: str, name: str, value: Any) -> Callable[[AgriClipConfig], None]:
@@ -79,6 +79,7 @@ PARTS = (
     Part("null token", change=_set("fuser_config", "use_null_token", False)),
     Part("FiLM", change=_set("fuser_config", "use_film", False)),
     Part("all terms but those of `light`", preset="light"),
+    Part("all terms but those of `default`", preset="default"),
 )
 
 

@@ -366,7 +366,7 @@ class Training(Part):
     Attributes:
         objective: What the labels are fitted as: `binary` (binomial likelihood of the counts), `share` (likelihood
             for rare shares) or `presence_only` (found or unknown).
-        preset: Which terms stand beside the prediction: `default`, `light` (a third of the time), `full` (with
+        preset: Which terms stand beside the prediction: `default`, `light` (fewer), `full` (with attacks and
             detection), or one of the paper's four totals.
         weights: Weight of single terms, in place of the preset's.
         epochs: Passes over the sites.

@@ -42,7 +42,7 @@ def landscape(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(landscape, tmp_path_factory):
     study = load_study(landscape)
-    training = study.training.model_copy(update={"members": 2, "epochs": 1})
+    training = study.training.model_copy(update={"members": 2, "epochs": 1, "preset": "light"})
     folder = tmp_path_factory.mktemp("fit")
     return Path(fit_study(study.model_copy(update={"training": training}), folder, quiet=True)["model_dir"])
 

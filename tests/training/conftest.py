@@ -24,7 +24,9 @@ def landscape(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fitted(landscape: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The folder of a fit with two members, and what the fit returned."""
     study = load_study(landscape)
-    study = study.model_copy(update={"training": study.training.model_copy(update={"members": 2, "epochs": 1})})
+    study = study.model_copy(
+        update={"training": study.training.model_copy(update={"members": 2, "epochs": 1, "preset": "light"})}
+    )
     folder = tmp_path_factory.mktemp("fit")
     return folder, fit_study(study, folder, quiet=True)
 

@@ -27,7 +27,9 @@ def rows_of(path):
 
 def study_of(landscape, **training):
     study = load_study(landscape)
-    return study.model_copy(update={"training": study.training.model_copy(update={"members": 2, **training})})
+    return study.model_copy(
+        update={"training": study.training.model_copy(update={"members": 2, "preset": "light", **training})}
+    )
 
 
 def test_held_out_predictions_are_of_the_folds_left_out(landscape, fitted):

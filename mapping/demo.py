@@ -228,28 +228,16 @@ def demo_summary(result: Mapping[str, Any], console: Console) -> None:
     if result["comparison"]:
         console.print(comparison_table(result["comparison"]))
     table = Table(title="Against the known truth", title_justify="left")
-    for title in (
-        "map",
-        "RMSE",
-        "without image",
-        "true suitable, ha",
-        "mapped, ha",
-        "error",
-        "same change",
-        "where not novel",
-        "novel flagged",
-    ):
+    for title in ("map", "RMSE", "no image", "true Mha", "mapped", "same change", "if not novel", "novel flagged"):
         table.add_column(title, justify="left" if title == "map" else "right")
     for row in result["truth"]:
         shares = [row[f"{what}_percent"] for what in ("change_agreement", "trusted_agreement", "novel_flagged")]
-        error = row["area_error_percent"]
         table.add_row(
             row["title"],
             f"{row['rmse']:.3f}",
             "-" if row["rmse_without_image"] is None else f"{row['rmse_without_image']:.3f}",
-            f"{row['true_ha']:,.0f}",
-            f"{row['mapped_ha']:,.0f}",
-            "-" if error is None or not np.isfinite(error) else f"{error:+.1f} %",
+            f"{row['true_ha'] / 1e6:.2f}",
+            f"{row['mapped_ha'] / 1e6:.2f}",
             *("-" if share is None else f"{share:.1f} %" for share in shares),
         )
     console.print(table)
@@ -263,8 +251,11 @@ def demo_summary(result: Mapping[str, Any], console: Console) -> None:
     files = Table(title=f"Made in {folder} (each file was opened again)", title_justify="left", show_header=False)
     files.add_column("file", overflow="fold")
     files.add_column("what it is")
+    maps = [path for path in result["files"] if Path(path).parent.name == "maps"]
+    files.add_row("maps/<climate>_<layer>.tif", f"{len(maps)} rasters of {len(result['maps'])} climates")
     for path, what in result["files"].items():
-        files.add_row(os.path.relpath(path, folder), what)
+        if path not in maps:
+            files.add_row(os.path.relpath(path, folder), what)
     console.print(files)
     total = sum(result["seconds"].values())
     steps = ", ".join(f"{name} {spent:.0f} s" for name, spent in result["seconds"].items())

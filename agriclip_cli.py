@@ -272,6 +272,7 @@ def _report(
         part = study.map.zones
         zones = read_zones(study.path(part.file), layer=part.layer, id_field=part.id, name_field=part.name)
     comparison = fitted.get("comparison", ())
+    pictures = skill_pictures(study, fitted.get("predictions"), folder / "pictures") + _explained(folder)
     protocol = odmap_protocol(study, model_dir, scores=comparison, maps=maps)
     more = {
         protocol.write_csv(folder / "odmap.csv"): "ODMAP protocol, as the authors' application reads it",
@@ -282,7 +283,7 @@ def _report(
         maps,
         folder,
         comparison=comparison,
-        skill_pictures=skill_pictures(study, fitted.get("predictions"), folder / "pictures"),
+        skill_pictures=pictures,
         commands=commands,
         facts={"model": str(model_dir)},
         outlines=outlines,
@@ -292,6 +293,18 @@ def _report(
         more_files=more,
         progress=lambda what: tell_status(f"Drawing: {what}"),
     )
+
+
+def _explained(folder: Path) -> list[Any]:
+    """What `agriclip explain` has drawn of the predictors, if it was run before."""
+    from mapping.report import SkillPicture
+
+    told = {
+        "responses": "How the probability follows each predictor; shaded is the range of the labelled places.",
+        "importance": "What the log loss on held-out land rises by when a predictor's values change places.",
+    }
+    files = {name: folder / "pictures" / f"{name}.png" for name in told}
+    return [SkillPicture(name, path, told[name]) for name, path in files.items() if path.is_file()]
 
 
 @app.command()

@@ -125,7 +125,7 @@ def test_incomplete_checkpoints_do_not_count(tmp_path):
 def test_too_small_a_disk_is_refused_before_anything_is_written(landscape, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 10_000_000})
     monkeypatch.setattr("training.resume.shutil.disk_usage", lambda path: usage)
-    with pytest.raises(AgriClipError, match=r"needs about 0.04\d* GB in .* where 0.01 GB are free"):
+    with pytest.raises(AgriClipError, match=r"needs about 0.06\d* GB in .* where 0.01 GB are free"):
         fit_study(load_study(landscape), tmp_path / "new" / "fit", quiet=True)
     assert not (tmp_path / "new").exists()
 

@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as pack
 
 from processing.errors import AgriClipError
+from processing.plans import differences
 
 MANIFEST, LOCK = "manifest.json", "lock"
 # Whoever is done first waits for the others, which may be hours.
@@ -293,15 +294,6 @@ def fingerprint(paths: Iterable[str | Path]) -> str:
     return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()[:16]
 
 
-def fingerprint_code(*parts: str) -> str:
-    """Fingerprint of files and folders of this project's code, e.g. `mapping/tiling.py`: it belongs into a plan."""
-    root, digest = Path(__file__).resolve().parent.parent, hashlib.sha256()
-    for part in sorted(parts):
-        for path in sorted((root / part).rglob("*.py")) if (root / part).is_dir() else [root / part]:
-            digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def remove_left_over(path: str | Path) -> None:
     """Remove what a killed process left of the raster at `path` while `RowBandWriter` was at it."""
     target = Path(path)
@@ -310,17 +302,6 @@ def remove_left_over(path: str | Path) -> None:
         found = mark.match(left.name)
         if found and not _runs(int(found[1])):
             left.unlink(missing_ok=True)
-
-
-def differences(before: Any, now: Any, where: str = "") -> list[str]:
-    """Names of the entries in which two plans differ, with both values where they are short."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = list(dict.fromkeys([*before, *now]))
-        return [text for key in keys for text in differences(before.get(key), now.get(key), f"{where}{key} ")]
-    if before == now:
-        return []
-    values = f"({before} then, {now} now)"
-    return [f"{where.strip()} {values}" if len(values) < 80 else where.strip()]
 
 
 def _runs(process: int) -> bool:
@@ -355,9 +336,7 @@ def _checksum(arrays: Mapping[str, NDArray[Any]]) -> int:
 
 __all__ = [
     "BandStore",
-    "differences",
     "fingerprint",
-    "fingerprint_code",
     "process_state",
     "remove_left_over",
     "require_disk",

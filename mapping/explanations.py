@@ -8,7 +8,6 @@ window of the heat-unit rule where the study has monthly climate.
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,12 +24,11 @@ from mapping.predictor import SuitabilityPredictor
 from mapping.provenance import write_json
 from mapping.responses import SiteEstimator, held_out_sites, permutation_importances, response_curves
 from processing.rasters import transform_points
-from processing.study import Study
+from processing.study import PRESENT, Study
 from processing.study_data import StudyData
+from processing.whole_files import finished
 
 __all__ = ["explain_place", "explain_predictors"]
-
-PRESENT = "present"
 
 
 def explain_predictors(
@@ -135,11 +133,8 @@ def explain_place(
 
 def _write_table(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     """A CSV of dictionaries with the same keys, under a temporary name first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
+    with finished(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(temporary, path)
     return path

@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import numpy as np
 from processing.errors import AgriClipError
 from processing.study import Study, load_study
 from processing.study_data import StudyData
+from processing.whole_files import write_whole
 
 __all__ = ["ELEMENTS", "TO_FILL", "OdmapEntry", "OdmapProtocol", "odmap_protocol"]
 
@@ -127,7 +127,7 @@ class OdmapProtocol:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["section", "subsection", "element", "Value"])
         writer.writerows([entry.section, entry.subsection, entry.element, entry.value] for entry in self.entries)
-        return _write(path, text.getvalue())
+        return write_whole(path, text.getvalue())
 
     def write_markdown(self, path: str | Path) -> Path:
         """Write the protocol as a document, with what is left to do at its top."""
@@ -142,7 +142,7 @@ class OdmapProtocol:
                     lines.append(f"- **{element}**: {f'*{said}*' if said.startswith(TO_FILL) else said}")
                 lines.append("")
         lines.append("Protocol: ODMAP v1.0, Zurell et al. 2020, Ecography 43:1261-1277, doi 10.1111/ecog.04960.")
-        return _write(path, "\n".join(lines) + "\n")
+        return write_whole(path, "\n".join(lines) + "\n")
 
 
 def odmap_protocol(
@@ -485,16 +485,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "(not installed as a package)"
-
-
-def _write(path: str | Path, text: str) -> Path:
-    """Write a text so that the file is there whole or not at all."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    half = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        half.write_text(text, encoding="utf-8")
-        os.replace(half, target)
-    finally:
-        half.unlink(missing_ok=True)
-    return target

@@ -20,6 +20,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from processing.errors import AgriClipError
+from processing.whole_files import write_whole
 
 try:
     import rasterio
@@ -365,11 +366,7 @@ def write_qgis_style(
         "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
         f'<qgis version="3.28" styleCategories="Symbology"><pipe>{body}</rasterrenderer></pipe></qgis>\n'
     )
-    path = Path(raster).with_suffix(".qml")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    return write_whole(Path(raster).with_suffix(".qml"), text)
 
 
 def _default_nodata(dtype: np.dtype) -> float:

@@ -26,18 +26,23 @@ from mapping.band_store import BandStore, fingerprint, remove_left_over
 from mapping.layers import SET_LEVEL, Layer, suitability_layers
 from mapping.novelty import MessReference
 from mapping.outputs import iterate_rows
-from mapping.predictor import Member as Member  # noqa: PLC0414 - explanations take it from here
 from mapping.predictor import SuitabilityPredictor
 from modeling_agriclip.vision_agriclip import AgriClipVisionOutput
 from processing.climate_report import ReportTokens
+from processing.plans import fingerprint_code
 from processing.rasters import file_of
 from processing.scenario_checks import require_scenarios
-from processing.study import Study, load_study
+from processing.study import PRESENT, Study, load_study
 from processing.study_data import StudyData
 
-PRESENT = "present"
 #: Folder of the bands that are done, beside the maps.
 UNFINISHED = ".maps-partial"
+#: Code that decides what a map holds; half a map of other code is not gone on with.
+CODE = (
+    "modeling_agriclip",
+    "processing",
+    *(f"mapping/{name}.py" for name in ("applicability", "layers", "novelty", "predict", "predictor")),
+)
 _CELLS = 2048  # of a band
 
 
@@ -81,6 +86,7 @@ def map_study(
         "model": mapper.predictor.hash,
         "scenarios": names,
         "rows": rows_per_band,
+        "code": fingerprint_code(*CODE),
     }
     cells = data.grid.height * data.grid.width * (1 + len(names))
     bytes_needed = 2 * cells * sum(np.dtype(layer.dtype).itemsize for layer in mapper.layers.values())

@@ -33,10 +33,11 @@ from mapping.zone_figures import ensemble_panel, latitude_figure, zone_figure
 from mapping.zones import Zones, latitude_areas, write_csv, write_geopackage, write_parquet, zone_areas
 from processing.errors import AgriClipError
 from processing.rasters import Grid
+from processing.study import PRESENT
+from processing.whole_files import finished
 
 __all__ = ["Products", "input_files", "layer_title", "make_products", "novel_percent"]
 
-PRESENT = "present"
 #: Agronomic layers that are drawn -> caption.
 _RULE_CAPTIONS = {
     "heat_unit_probability": "The heat-unit rule asks daily weather, year by year, whether wheat and then soybean "
@@ -466,10 +467,8 @@ def _facts(facts: Mapping[str, str], present: Path) -> dict[str, str]:
 
 
 def _write_areas(path: Path, present_ha: float, changes: Mapping[str, ChangeSummary], threshold: float) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
     shift = ["centre_longitude", "centre_latitude", "shift_km", "bearing_degrees"]
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
+    with finished(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["map", "class", "threshold", "ha", "km2", "acres", *shift])
 
@@ -486,5 +485,4 @@ def _write_areas(path: Path, present_ha: float, changes: Mapping[str, ChangeSumm
             place = summary.centroid_future or (None, None)
             add(name, "suitable", summary.future_ha, [*place, summary.shift_km, summary.bearing_degrees])
             add(name, "expected", summary.expected_future_ha)
-    os.replace(temporary, path)
     return path

@@ -14,6 +14,7 @@ import numpy as np
 
 from mapping.outputs import file_sha256
 from processing.rasters import file_of
+from processing.whole_files import write_whole
 
 __all__ = ["describe_files", "input_files", "plain", "software", "write_json", "write_manifest"]
 
@@ -89,12 +90,7 @@ def write_json(path: str | Path, content: Any) -> Path:
         path: File to write.
         content: Mappings, sequences, numbers, strings, paths, NumPy scalars.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    temporary.write_text(json.dumps(plain(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, target)
-    return target
+    return write_whole(path, json.dumps(plain(content), indent=2, ensure_ascii=False) + "\n")
 
 
 def plain(value: Any) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from mapping.change import CHANGE_CLASSES, ChangeSummary, area_units
 from mapping.score_titles import SCORE_TITLES, best_rows, column_title
+from processing.whole_files import write_whole
 
 __all__ = [
     "GENERAL_WARNINGS",
@@ -226,15 +226,7 @@ def write_report(report: Report, path: str | Path) -> Path:
         files=[{"href": href, "what": what} for href, what in report.files],
         version=_version(),
     )
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_text(content, encoding="utf-8")
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target
+    return write_whole(path, content)
 
 
 def change_sentence(summary: ChangeSummary, title: str) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import AutoProcessor
 from transformers.utils import logging as transformers_logging
 
-from mapping.band_store import fingerprint_code, process_state
+from mapping.band_store import process_state
 from mapping.mosaic import open_scene
 from mapping.outputs import file_sha256
 from mapping.scene_bands import Scene, describe_scene
@@ -31,6 +31,7 @@ from mapping.scene_figure import QUERY_COLOURS, draw_preview, write_styles
 from mapping.streaming import ClassLayer, FailedTiles, MapLayer, MapRun, stream_map
 from modeling_agriclip import AgriClipForSemanticSegmentation
 from processing.errors import AgriClipError
+from processing.plans import fingerprint_code
 
 __all__ = ["QueryModel", "SceneMaps", "ScenePredictor", "map_scene", "model_threads"]
 

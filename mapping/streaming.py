@@ -22,11 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mapping.band_store import BandStore, fingerprint, fingerprint_code, process_state, remove_left_over
+from mapping.band_store import BandStore, fingerprint, process_state, remove_left_over
 from mapping.outputs import RowBandWriter, class_raster_options
 from mapping.strips import FailedTile, Predict, Reader, Worker, failures
 from mapping.tiling import Accumulator, TilePlan, Unit
 from processing.errors import AgriClipError, named
+from processing.plans import fingerprint_code
 from processing.rasters import open_raster
 
 try:

@@ -11,9 +11,7 @@ of these intervals, because a map of their standard deviation does not say how c
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,6 +31,8 @@ from mapping.zone_shapes import place_zones
 from mapping.zone_shapes import read_zones as read_zones
 from processing.errors import AgriClipError, named
 from processing.rasters import Grid, transform_points
+from processing.study import PRESENT
+from processing.whole_files import finished
 
 if TYPE_CHECKING:
     import geopandas
@@ -49,7 +49,6 @@ __all__ = [
 
 Maps = Mapping[str, Mapping[str, str | Path]]
 
-PRESENT = "present"
 _CELLS = 1 << 20  # cells, or strips of cells, weighed at a time
 _STRIP_ERROR = 5e-4  # largest relative error of the area of a part of a strip
 _CLASSES = tuple(title.replace(" ", "_") for title, _ in CHANGE_CLASSES.values())
@@ -380,7 +379,7 @@ def _in_units(hectares: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 
 def write_csv(table: pd.DataFrame, path: str | Path) -> Path:
     """Writes a table as CSV with every digit. Read identifiers back as text: `dtype={"zone": str}`."""
-    with _finished(path) as temporary:
+    with finished(path) as temporary:
         table.to_csv(temporary, index=False)
     return Path(path)
 
@@ -391,7 +390,7 @@ def write_parquet(table: pd.DataFrame, path: str | Path) -> Path:
         import pyarrow  # noqa: F401 - pandas' own message names no extra
     except ImportError as error:
         raise ImportError("Writing Parquet needs pyarrow: pip install 'agriclip[zones]'.") from error
-    with _finished(path) as temporary:
+    with finished(path) as temporary:
         table.to_parquet(temporary, engine="pyarrow", index=False)
     return Path(path)
 
@@ -414,21 +413,8 @@ def write_geopackage(table: pd.DataFrame, zones: Zones, path: str | Path) -> Pat
     strange = [one for one in table["zone"].unique() if one not in set(zones.ids)]
     if strange:
         raise AgriClipError(f"The table has zones that the shapes have not ({named(strange)}); give its own zones.")
-    with _finished(path) as temporary:
+    with finished(path) as temporary:
         for name, rows in table.groupby("map", sort=False):
             layer = shapes.merge(rows, on="zone", how="inner")
             layer.to_file(temporary, layer=str(name), driver="GPKG", engine="pyogrio", promote_to_multi=True)
     return Path(path)
-
-
-@contextmanager
-def _finished(path: str | Path) -> Iterator[Path]:
-    """A temporary name of the same ending, renamed once the block has ended without an error."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

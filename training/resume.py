@@ -22,6 +22,7 @@ from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from processing.errors import AgriClipError
+from processing.plans import differences, fingerprint_code
 from processing.rasters import file_of
 
 PLAN, LOCK, COMPLETE = "plan.json", "lock", "complete"
@@ -44,16 +45,8 @@ def make_plan(**settings: Any) -> dict[str, Any]:
             packages[name] = version(name)
         except PackageNotFoundError:  # not needed to fit on one processor
             packages[name] = "absent"
-    plan = settings | {"code": _fingerprint_code(), "versions": packages}
+    plan = settings | {"code": fingerprint_code(*CODE), "versions": packages}
     return json.loads(json.dumps(plan, default=str))
-
-
-def _fingerprint_code() -> str:
-    root, digest = Path(__file__).resolve().parent.parent, hashlib.sha256()
-    for folder in CODE:
-        for path in sorted((root / folder).rglob("*.py")):
-            digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def fingerprint_files(paths: Iterator[Path] | list[Path]) -> str:
@@ -106,7 +99,7 @@ def _open(folder: Path, plan: dict[str, Any], restart: bool) -> None:
         shutil.rmtree(folder)
     if (folder / PLAN).exists():
         _refuse_if_locked(folder)
-        differing = _differences(json.loads((folder / PLAN).read_text()), plan)
+        differing = differences(json.loads((folder / PLAN).read_text()), plan)
         if differing:
             raise AgriClipError(
                 f"'{folder}' holds an unfinished fit of another plan, which differs in {', '.join(differing)}; add "
@@ -127,17 +120,6 @@ def _refuse_if_locked(folder: Path) -> None:
         return  # no lock, or its process is gone
     if process != os.getpid():
         raise AgriClipError(f"Process {process} is fitting in '{folder}'; wait for it, or choose another --output.")
-
-
-def _differences(before: Any, now: Any, where: str = "") -> list[str]:
-    """Names of the entries in which two plans differ, with both values where they are short."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = list(dict.fromkeys([*before, *now]))
-        return [text for key in keys for text in _differences(before.get(key), now.get(key), f"{where}{key} ")]
-    if before == now:
-        return []
-    values = f"({before} then, {now} now)"
-    return [f"{where.strip()} {values}" if len(values) < 80 else where.strip()]
 
 
 def write_atomically(path: Path, text: str) -> None:

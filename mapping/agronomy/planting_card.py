@@ -8,7 +8,6 @@ numbers as the table, so that the two cannot disagree.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 
 from mapping.agronomy.heat_units import DAYS, LIMITING_CLASSES, HeatUnitResult
 from processing.errors import AgriClipError
+from processing.whole_files import write_whole
 
 __all__ = ["PlantingCard", "Spread", "date_of", "in_ten", "planting_card", "write_card"]
 
@@ -268,9 +268,4 @@ def _spread(values: np.ndarray) -> Spread | None:
 
 def write_card(card: PlantingCard, path: str | Path) -> Path:
     """Writes the card as a text file, whole or not at all."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    half = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    half.write_text(card.text(), encoding="utf-8")
-    os.replace(half, target)
-    return target
+    return write_whole(path, card.text())

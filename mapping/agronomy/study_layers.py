@@ -22,10 +22,8 @@ from mapping.agronomy.two_peaks import NdviSeries
 from mapping.agronomy.weather import draw_weather
 from processing.errors import AgriClipError
 from processing.rasters import transform_points
-from processing.study import Study
+from processing.study import PRESENT, Study
 from processing.study_data import StudyData
-
-PRESENT = "present"
 
 __all__ = ["agronomy_inputs", "calendar_at", "write_study_layers"]
 

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mapping.band_store import BandStore, differences, fingerprint, fingerprint_code, remove_left_over, require_disk
+from mapping.band_store import BandStore, fingerprint, remove_left_over, require_disk
 from processing.errors import AgriClipError
+from processing.plans import differences, fingerprint_code
 
 PLAN = {"model": "abc", "grid": [10, 20], "settings": {"tile": 128}}
 

@@ -92,6 +92,9 @@ def test_another_plan_is_refused_and_can_be_begun_anew(landscape, model, tmp_pat
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(predict, "_assemble", stop)
         map_study(study, model, tmp_path, scenarios=["warm"], quiet=True)
+    with monkeypatch.context() as patch, pytest.raises(AgriClipError, match="another plan, which differs in code"):
+        patch.setattr(predict, "fingerprint_code", lambda *parts: "other code")
+        map_study(study, model, tmp_path, scenarios=["warm"], quiet=True)
     with pytest.raises(AgriClipError, match=r"another plan, which differs in scenarios .*--restart"):
         map_study(study, model, tmp_path, scenarios=["hot"], quiet=True)
     maps = map_study(study, model, tmp_path, scenarios=["hot"], restart=True, quiet=True)

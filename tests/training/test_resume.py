@@ -95,7 +95,7 @@ def test_another_plan_is_refused_with_what_differs(landscape, tmp_path, monkeypa
     assert [path.name for path in tmp_path.iterdir()] == [".model-partial"]
     with pytest.raises(AgriClipError, match=r"differs in seed \(3 then, 4 now\); add --restart"):
         fit_study(landscape, tmp_path, epochs=1, seed=4, quiet=True)
-    monkeypatch.setattr(resume, "_fingerprint_code", lambda: "other code")
+    monkeypatch.setattr(resume, "fingerprint_code", lambda *parts: "other code")
     with pytest.raises(AgriClipError, match=r"differs in code \(\w+ then, other code now\)"):
         fit_study(landscape, tmp_path, epochs=1, seed=3, quiet=True)
     result = fit_study(landscape, tmp_path, epochs=1, seed=4, restart=True, quiet=True)

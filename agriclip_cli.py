@@ -18,6 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+# Only the options of these commands are read here; what they stand on is imported when they run.
+from evaluation.release.command import publish
+from evaluation.suitability.command import suitability
+from evaluation.vision.command import classify, embed, probe, retrieval, retrieve, segmentation, zero_shot
+from processing.captions.command import caption
+from processing.public_data.command import data_app
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -31,7 +38,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 study_app = typer.Typer(help="Check study files.", no_args_is_help=True)
+evaluate_app = typer.Typer(help="Score models: ours, and any CLIP or SigLIP.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
+app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(data_app, name="data")
+for command in (suitability, segmentation, retrieval, probe):
+    evaluate_app.command()(command)
+evaluate_app.command("zero-shot")(zero_shot)
+for command in (embed, classify, retrieve, caption, publish):
+    app.command()(command)
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="Study file (YAML).", show_default=False)]
 DataRoot = Annotated[

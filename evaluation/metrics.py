@@ -2,8 +2,8 @@
 
 Three choices define this file. Everything takes NumPy arrays and weights and returns a plain number, so a score in a
 report and the same score in a test come from one line. Where scikit-learn has the metric it is used; what it lacks
-(calibration error with equal-mass bins, weighted RMSE) is written out here. A score that is not defined, such as an
-AUC with one class only, is NaN and not a number that looks like a result.
+(calibration error with equal-mass bins, the parts of the Brier score, weighted RMSE) is written out here. A score that
+is not defined, such as an AUC with one class only, is NaN and not a number that looks like a result.
 """
 
 from __future__ import annotations
@@ -16,10 +16,15 @@ import numpy as np
 from processing.errors import AgriClipError
 
 __all__ = [
+    "BrierParts",
+    "CalibrationLine",
     "ReliabilityCurve",
     "auc",
     "average_precision",
     "brier",
+    "brier_parts",
+    "calibration_line",
+    "checked_pairs",
     "expected_calibration_error",
     "log_loss",
     "reliability_curve",
@@ -43,7 +48,7 @@ def average_precision(presence: np.ndarray, score: np.ndarray, weight: np.ndarra
     """
     from sklearn.metrics import average_precision_score
 
-    y, s, w = _checked(presence, score, weight)
+    y, s, w = checked_pairs(presence, score, weight)
     return float(average_precision_score(y, s, sample_weight=w)) if y.any() else math.nan
 
 
@@ -57,7 +62,7 @@ def auc(presence: np.ndarray, score: np.ndarray, weight: np.ndarray | None = Non
     """
     from sklearn.metrics import roc_auc_score
 
-    y, s, w = _checked(presence, score, weight)
+    y, s, w = checked_pairs(presence, score, weight)
     return float(roc_auc_score(y, s, sample_weight=w)) if 0 < y.sum() < y.size else math.nan
 
 
@@ -69,7 +74,7 @@ def brier(presence: np.ndarray, probability: np.ndarray, weight: np.ndarray | No
         probability: (N,) probabilities.
         weight: (N,) sample weights, or None.
     """
-    y, p, w = _checked(presence, probability, weight, probabilities=True)
+    y, p, w = checked_pairs(presence, probability, weight, probabilities=True)
     return float(np.average((p - y) ** 2, weights=w))
 
 
@@ -81,7 +86,7 @@ def log_loss(presence: np.ndarray, probability: np.ndarray, weight: np.ndarray |
         probability: (N,) probabilities.
         weight: (N,) sample weights, or None.
     """
-    y, p, w = _checked(presence, probability, weight, probabilities=True)
+    y, p, w = checked_pairs(presence, probability, weight, probabilities=True)
     p = np.clip(p, _TINY, 1.0 - _TINY)
     return float(np.average(-(y * np.log(p) + (1.0 - y) * np.log1p(-p)), weights=w))
 
@@ -135,13 +140,17 @@ def reliability_curve(
         observed: (N,) outcomes 0 or 1, or observed shares between 0 and 1.
         probability: (N,) predictions.
         weight: (N,) sample weights, or None.
-        bins: Number of bins; bins that would be empty, and bins split inside a tie, are merged.
+        bins: Number of bins; bins that would be empty, and bins split inside a tie, are merged. Places of weight zero
+            are left out.
 
     Returns:
         The curve.
     """
-    y, p, w = _checked(observed, probability, weight, probabilities=True, shares=True)
-    w = np.ones_like(p) if w is None else w
+    y, p, w = checked_pairs(observed, probability, weight, probabilities=True, shares=True)
+    if w is None:
+        w = np.ones_like(p)
+    else:
+        y, p, w = y[w > 0], p[w > 0], w[w > 0]
     order = np.argsort(p, kind="stable")
     y, p, w = y[order], p[order], w[order]
     middle = (np.cumsum(w) - 0.5 * w) / w.sum()
@@ -173,6 +182,119 @@ def expected_calibration_error(
     return reliability_curve(observed, probability, weight, bins).calibration_error
 
 
+@dataclass(frozen=True)
+class BrierParts:
+    """The Brier score taken apart: ``brier = reliability - resolution + uncertainty + within_bins``.
+
+    Attributes:
+        reliability: Squared distance of the predicted probabilities from the observed frequencies; lower is better.
+        resolution: Squared distance of the observed frequencies of the bins from the prevalence; higher is better.
+        uncertainty: Variance of the outcome, ``prevalence * (1 - prevalence)``: what no forecast can change.
+        within_bins: What bins hide, the variance of the predictions inside a bin less twice their covariance with the
+            outcome; 0 without bins, and where each bin holds one probability.
+    """
+
+    reliability: float
+    resolution: float
+    uncertainty: float
+    within_bins: float
+
+    @property
+    def brier(self) -> float:
+        """The score that the parts add up to."""
+        return self.reliability - self.resolution + self.uncertainty + self.within_bins
+
+    @property
+    def skill(self) -> float:
+        """Share of the uncertainty that the forecast removes (Brier skill score); NaN if one class only occurs."""
+        return 1.0 - self.brier / self.uncertainty if self.uncertainty > 0 else math.nan
+
+
+def brier_parts(
+    presence: np.ndarray, probability: np.ndarray, weight: np.ndarray | None = None, bins: int | None = 15
+) -> BrierParts:
+    """Reliability, resolution and uncertainty of the Brier score.
+
+    With bins: Murphy (1973, J. Appl. Meteorol. 12:595), the remainder of Stephenson et al. (2008, Weather and
+    Forecasting 23:752) kept apart. Without bins: the isotonic regression of the outcome on the probability stands for
+    the observed frequency (Dimitriadis, Gneiting and Jordan 2021, PNAS 118:e2016191118), so that no choice of bins
+    enters and nothing remains.
+
+    Args:
+        presence: (N,) 0 or 1.
+        probability: (N,) probabilities.
+        weight: (N,) sample weights, or None.
+        bins: Number of equal-mass bins, those of :func:`reliability_curve`; None for none.
+
+    Returns:
+        The parts.
+    """
+    y, p, w = checked_pairs(presence, probability, weight, probabilities=True)
+    total, prevalence = brier(y, p, w), float(np.average(y, weights=w))
+    uncertainty = prevalence * (1.0 - prevalence)
+    if bins is None:
+        from sklearn.isotonic import IsotonicRegression
+
+        recalibrated = IsotonicRegression(y_min=0.0, y_max=1.0).fit(p, y, sample_weight=w).predict(p)
+        calibrated = brier(y, np.clip(recalibrated, 0.0, 1.0), w)
+        return BrierParts(total - calibrated, uncertainty - calibrated, uncertainty, 0.0)
+    curve = reliability_curve(y, p, w, bins)
+    reliability = float((curve.weight * (curve.predicted - curve.observed) ** 2).sum())
+    resolution = float((curve.weight * (curve.observed - prevalence) ** 2).sum())
+    return BrierParts(reliability, resolution, uncertainty, total - (reliability - resolution + uncertainty))
+
+
+@dataclass(frozen=True)
+class CalibrationLine:
+    """Logistic recalibration of probabilities: ``logit P(present) = intercept + slope * logit(probability)``.
+
+    Attributes:
+        slope: 1 if calibrated; below 1 the probabilities are too extreme, above 1 too timid. NaN where no line exists:
+            one class only, one probability only, or the probability separates the classes.
+        intercept: 0 if calibrated, at that slope.
+        in_the_large: Intercept at slope 1; above 0 the crop is found more often than predicted. NaN for one class.
+    """
+
+    slope: float
+    intercept: float
+    in_the_large: float
+
+
+def calibration_line(
+    presence: np.ndarray, probability: np.ndarray, weight: np.ndarray | None = None
+) -> CalibrationLine:
+    """Slope and intercept of calibration by maximum likelihood (Cox 1958, Biometrika 45:562; Van Calster et al. 2019).
+
+    Args:
+        presence: (N,) 0 or 1.
+        probability: (N,) probabilities; kept 1e-7 away from 0 and 1 before their logit is taken.
+        weight: (N,) sample weights, or None.
+
+    Returns:
+        The line.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import expit, logit
+    from sklearn.linear_model import LogisticRegression
+
+    y, p, w = checked_pairs(presence, probability, weight, probabilities=True)
+    w = np.ones_like(p) if w is None else w
+    y, x, w = y[w > 0], logit(np.clip(p[w > 0], _TINY, 1.0 - _TINY)), w[w > 0]
+    present, absent = x[y == 1], x[y == 0]
+    if not (present.size and absent.size):
+        return CalibrationLine(math.nan, math.nan, math.nan)
+    # Logits lie within 16.2 of 0, so at +-60 every place is surely present, or surely absent.
+    large = float(brentq(lambda shift: float((w * (y - expit(x + shift))).sum()), -60.0, 60.0, xtol=1e-12))
+    if absent.max() <= present.min() or present.max() <= absent.min():
+        return CalibrationLine(math.nan, math.nan, large)
+    # Weights of mean 1 and a standardised logit: the tolerance then means the same for every table.
+    middle, spread = float(np.average(x, weights=w)), float(x.std())
+    fit = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-9, max_iter=500)
+    fit.fit(((x - middle) / spread)[:, None], y, sample_weight=w / w.mean())
+    slope = float(fit.coef_[0, 0]) / spread
+    return CalibrationLine(slope, float(fit.intercept_[0]) - slope * middle, large)
+
+
 def score_presence(
     presence: np.ndarray,
     probability: np.ndarray,
@@ -201,7 +323,7 @@ def score_presence(
     }
 
 
-def _checked(
+def checked_pairs(
     observed: np.ndarray,
     score: np.ndarray,
     weight: np.ndarray | None,
@@ -209,7 +331,21 @@ def _checked(
     probabilities: bool = False,
     shares: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Flat float64 arrays of one length without NaN, or a sentence that says what is wrong."""
+    """Flat float64 arrays of one length without NaN, or a sentence that says what is wrong.
+
+    Args:
+        observed: (N,) outcomes, 0 or 1 unless ``shares``.
+        score: (N,) predictions.
+        weight: (N,) sample weights, or None.
+        probabilities: Whether the predictions must lie between 0 and 1.
+        shares: Whether the outcomes are shares between 0 and 1.
+
+    Returns:
+        Outcomes, predictions and weights (None if none were given).
+
+    Raises:
+        AgriClipError: Empty arrays, lengths that differ, values that are not finite or out of range.
+    """
     y = np.asarray(observed, dtype=np.float64).ravel()
     s = np.asarray(score, dtype=np.float64).ravel()
     w = None if weight is None else np.asarray(weight, dtype=np.float64).ravel()

@@ -8,6 +8,7 @@ presence as presence.
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 from pathlib import Path
@@ -23,6 +24,8 @@ from processing.errors import AgriClipError
 __all__ = ["compare_on_study", "feature_table", "read_predictions", "skill_pictures"]
 
 OURS = "AgriCLIP"
+_LAND_COVER = "cover_fraction"
+_WIDE = 9  # pixels: a county and its neighbours, where pixels are 10 arc minutes
 
 
 def read_predictions(path: str | Path) -> dict[str, np.ndarray]:
@@ -62,7 +65,8 @@ def feature_table(data: Any, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, 
 
     Returns:
         (N, F) float64 with NaN where missing, and F names. Of each imagery channel: the pixel that holds the place,
-        the mean of the 3 x 3 pixels around it, the mean and the standard deviation of the whole window.
+        the mean of the 3 x 3 pixels around it, the mean and the standard deviation of the whole window; of land cover
+        (channels of kind ``cover_fraction``) the mean of 9 x 9 pixels as well, whatever the window's size.
     """
     columns = [np.asarray(data.predictors(x, y), dtype=np.float64)]
     names = [variable.name for variable in data.study.variables]
@@ -79,6 +83,14 @@ def feature_table(data: Any, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, 
         ]
         for what in ("pixel", "mean of 3 x 3", "mean of window", "sd of window"):
             names += [f"{channel.name}, {what}" for channel in data.channels]
+        cover = [index for index, channel in enumerate(data.channels) if getattr(channel, "kind", "") == _LAND_COVER]
+        if cover and chips.shape[-1] != _WIDE:
+            chip = data.study.chip.model_copy(update={"size": _WIDE})
+            wide = copy.copy(data)
+            wide.study = data.study.model_copy(update={"chip": chip})
+            pixels, valid = wide.chips(x, y)
+            columns.append(_mean(np.where(valid, pixels, np.nan).astype(np.float64)[:, cover]))
+            names += [f"{data.channels[index].name}, mean of {_WIDE} x {_WIDE}" for index in cover]
     return np.concatenate(columns, axis=1), names
 
 

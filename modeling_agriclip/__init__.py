@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForPreTraining,
     AutoModelForSemanticSegmentation,
+    AutoModelForSequenceClassification,
     AutoModelForZeroShotImageClassification,
     AutoProcessor,
     PreTrainedConfig,
@@ -45,20 +46,21 @@ def _register() -> None:
         (AutoModelForImageClassification, AgriClipConfig, AgriClipForImageClassification),
         (AutoModelForPreTraining, AgriClipConfig, AgriClipForPreTraining),
         (AutoModelForSemanticSegmentation, AgriClipConfig, AgriClipForSemanticSegmentation),
+        # Of all automatic classes the one that a report goes into; pipelines load a model by such a class only.
+        (AutoModelForSequenceClassification, AgriClipConfig, AgriClipForSuitability),
         (AutoModelForZeroShotImageClassification, AgriClipConfig, AgriClipModel),
     ]
     for auto, config_class, model in entries:
         auto.register(config_class, model, exist_ok=True)
     for auto, _, model in reversed(entries):
         model.register_for_auto_class(auto.__name__)
-    # transformers has no automatic class for suitability; the entry only makes the code travel with the weights.
-    AgriClipForSuitability._auto_class = "AgriClipForSuitability"
 
 
 def _register_processor() -> None:
     """The same for the processor, where the `processing` folder is installed beside this one."""
     try:
         from processing.image_processing_agriclip import AgriClipImageProcessor
+        from processing.pipelines_agriclip import register_pipelines
         from processing.processing_agriclip import AgriClipProcessor
     except ImportError:
         return
@@ -67,6 +69,7 @@ def _register_processor() -> None:
     AutoProcessor.register(AgriClipConfig, AgriClipProcessor, exist_ok=True)
     AgriClipImageProcessor.register_for_auto_class("AutoImageProcessor")
     AgriClipProcessor.register_for_auto_class("AutoProcessor")
+    register_pipelines()
 
 
 _register()

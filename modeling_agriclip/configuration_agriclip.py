@@ -30,6 +30,7 @@ class AgriClipVisionConfig(PreTrainedConfig):
         temporal_layers: Transformer blocks over the dates of a cell.
         channel_hidden_size: Width of the network that turns a channel description into patch weights.
         pixel_size: Width of the per-pixel features that the segmentation head adds to the cells.
+        pixel_levels: How often the pixels' own path halves the resolution; it meets the cells at the last.
         num_channel_kinds: Number of channel kinds that the processor knows.
         num_channel_variables: Number of buckets for named variables (`vv`, `ndvi`, `woody_cover`, ...).
         default_gsd: Ground sample distance in metres that is assumed when none is given.
@@ -60,6 +61,7 @@ class AgriClipVisionConfig(PreTrainedConfig):
     temporal_layers: int = 1
     channel_hidden_size: int = 128
     pixel_size: int = 32
+    pixel_levels: int = 2
     num_channel_kinds: int = 16
     num_channel_variables: int = 256
     mlp_ratio: int | float = 4
@@ -218,6 +220,7 @@ AUTO_MAP: dict[str, str] = {
     "AutoModelForImageClassification": "modeling_agriclip.AgriClipForImageClassification",
     "AutoModelForPreTraining": "modeling_agriclip.AgriClipForPreTraining",
     "AutoModelForSemanticSegmentation": "modeling_agriclip.AgriClipForSemanticSegmentation",
+    "AutoModelForSequenceClassification": "modeling_agriclip.AgriClipForSuitability",
     "AutoModelForZeroShotImageClassification": "modeling_agriclip.AgriClipModel",
 }
 
@@ -295,6 +298,7 @@ class AgriClipConfig(PreTrainedConfig):
         text_config: [`AgriClipTextConfig`] or its fields.
         fuser_config: [`AgriClipFuserConfig`] or its fields; the two widths follow from the towers.
         projection_dim: Width of the shared image-text space.
+        segmentation_dim: Width of the space in which pixels meet prompts.
         logit_scale_init_value: Start of the logarithm of the similarity's scale; log(1 / 0.07).
         logit_scale_capped: Hold that scale at 100 or less.
         text_projection_bias: Give the report's projection a bias, as SigLIP's has.
@@ -354,6 +358,7 @@ class AgriClipConfig(PreTrainedConfig):
         text_config: dict | AgriClipTextConfig | None = None
         fuser_config: dict | AgriClipFuserConfig | None = None
     projection_dim: int = 256
+    segmentation_dim: int = 64
     logit_scale_init_value: float = 2.6592
     logit_scale_capped: bool = True
     text_projection_bias: bool = False

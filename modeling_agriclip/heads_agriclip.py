@@ -1,7 +1,7 @@
 """Heads: suitability, text-queried segmentation, masked-patch decoder, masked language.
 
-The segmentation head and the decoder generate their pixel-side weights from channel descriptions, like the embedding
-does, so they too take any sensor.
+The decoder generates its pixel-side weights from channel descriptions, like the embeddings do, so it too takes any
+sensor.
 """
 
 import math
@@ -12,9 +12,10 @@ import transformers.initialization as init
 from torch import Tensor, nn
 
 from .base_agriclip import AgriClipAttention, AgriClipMLP, key_bias, with_init_std
-from .channels_agriclip import AgriClipChannelDescriber, AgriClipChannelEmbedding
+from .channels_agriclip import AgriClipChannelDescriber
 from .configuration_agriclip import AgriClipConfig
 from .extractor_agriclip import DATE_FEATURES, AgriClipMetricPosition, date_features
+from .pixels_agriclip import AgriClipPixelDecoder
 
 
 class AgriClipLogitBias(nn.Module):
@@ -92,15 +93,10 @@ class AgriClipSegmentationHead(nn.Module):
 
     def __init__(self, config: AgriClipConfig) -> None:
         super().__init__()
-        vision = config.vision_config
-        self.patch_size, self.size = vision.patch_size, vision.pixel_size
-        self.pixels = AgriClipChannelEmbedding(vision, self.size, patch_size=1)
-        self.context = nn.Linear(vision.hidden_size, vision.hidden_size)
-        self.expand = nn.Linear(vision.hidden_size, self.patch_size**2 * self.size)
-        self.refine = nn.Conv2d(2 * self.size, self.size, kernel_size=3, padding=1)
-        self.activation = nn.GELU()
-        self.out_proj = nn.Conv2d(self.size, self.size, kernel_size=1)
-        self.prompt_proj = nn.Linear(config.projection_dim, self.size)
+        size = config.vision_config.pixel_size
+        self.pixels = AgriClipPixelDecoder(config.vision_config)
+        self.out_proj = nn.Conv2d(size, config.segmentation_dim, kernel_size=1)
+        self.prompt_proj = nn.Linear(config.projection_dim, config.segmentation_dim)
         self.prompt_bias = nn.Linear(config.projection_dim, 1)
         self.scale = AgriClipLogitScale(config.logit_scale_init_value)
 
@@ -111,7 +107,7 @@ class AgriClipSegmentationHead(nn.Module):
 
         Args:
             cells: Cell features (B, N, D).
-            pooled: The whole image (B, D), which tells a cell where it lies: in farmland, in a city.
+            pooled: The whole image (B, D).
             pixels: (B, T, C, H, W), 0 where not valid.
             valid: (B, T, C, H, W), in the dtype of `pixels`.
             channels: Descriptions (B, C, 4).
@@ -120,22 +116,16 @@ class AgriClipSegmentationHead(nn.Module):
         Returns:
             Logits (B, K, H, W) and the mask of pixels with a valid channel (B, H, W) bool.
         """
-        height, width = pixels.shape[-2:]
-        embedded = self.pixels(pixels, valid, self.pixels.generate(channels))  # (B, T, H, W, d)
-        count = self.pixels.cell_mask(valid).sum(dim=1)
-        embedded = embedded.sum(dim=1) / count.clamp(min=1).unsqueeze(-1).to(embedded.dtype)
-        p = self.patch_size
-        rows, columns = math.ceil(height / p), math.ceil(width / p)
-        grown = self.expand(cells + self.context(pooled).unsqueeze(1))
-        grown = grown.reshape(-1, rows, columns, p, p, self.size).transpose(2, 3)
-        grown = grown.reshape(-1, rows * p, columns * p, self.size)[:, :height, :width]
-        keep = (count > 0).unsqueeze(1)
-        both = torch.cat([grown, embedded], dim=-1).permute(0, 3, 1, 2) * keep
-        features = self.out_proj(self.activation(self.refine(both)))
-        features = nn.functional.normalize(features.float(), dim=1)
+        features, keep = self.pixels(cells, pooled, pixels, valid, channels)
+        return self.compare(features, keep, prompts), keep[:, 0]
+
+    def compare(self, features: Tensor, keep: Tensor, prompts: Tensor) -> Tensor:
+        """Features (B, d, H, W) under a mask (B, 1, H, W) and prompts (B, K, P) to logits (B, K, H, W)."""
+        # Zero where nothing is seen, as the tower's own cells are.
+        features = nn.functional.normalize(self.out_proj(features).float() * keep, dim=1)
         queries = nn.functional.normalize(self.prompt_proj(prompts).float(), dim=-1)
         logits = torch.einsum("bdhw,bkd->bkhw", features, queries) * self.scale()
-        return logits + self.prompt_bias(prompts).float().unsqueeze(-1), keep[:, 0]
+        return logits + self.prompt_bias(prompts).float().unsqueeze(-1)
 
 
 class AgriClipDecoderLayer(nn.Module):

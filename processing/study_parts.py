@@ -379,6 +379,8 @@ class Training(Part):
         step_epochs: Epochs between two steps.
         validation: Share of the blocks that are fitted to which is set aside to watch the fit.
         patience: Stop after so many epochs without a better log loss on the validation blocks.
+        average: Share of the running mean of the weights that each step keeps, such as 0.995; the mean is what a fit
+            ends with. 0 ends with the last weights.
         image_dropout: Share of samples shown without their image.
         sentence_dropout: Share of a report's clauses left out while fitting.
         number_dropout: Share of a report's numbers missing while fitting.
@@ -413,6 +415,7 @@ class Training(Part):
     step_epochs: int = Field(default=10, ge=1)
     validation: float = Field(default=0.0, ge=0, lt=1)
     patience: int | None = Field(default=None, ge=1)
+    average: float = Field(default=0.0, ge=0, lt=1)
     image_dropout: float = Field(default=0.1, ge=0, le=1)
     sentence_dropout: float = Field(default=0.0, ge=0, lt=1)
     number_dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -438,6 +441,8 @@ class Training(Part):
         if not self.validation and (self.patience is not None or self.schedule == "plateau"):
             asked = "patience" if self.patience is not None else "schedule: plateau"
             raise ValueError(f"`{asked}` needs blocks to watch: set `validation`, such as 0.15")
+        if self.validation and self.average:
+            raise ValueError("`validation` chooses the best weights and `average` their mean: leave one away")
         if self.weights.get("masked_language") and not self.pretraining_epochs:
             raise ValueError("`weights: masked_language` belongs to the first stage: set `pretraining_epochs`")
         if self.start is not None and self.pretraining_epochs:

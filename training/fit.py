@@ -30,7 +30,7 @@ from processing.image_processing_agriclip import AgriClipImageProcessor
 from processing.processing_agriclip import AgriClipProcessor
 from processing.study import Study, load_study
 from processing.study_data import LabelTable, StudyData
-from processing.tokenizer import build_tokenizer
+from processing.vocabulary import default_tokenizer
 from training.fit_results import (
     FitResults,
     calibrate,
@@ -279,7 +279,7 @@ def build_processor(start: str | None = None, reader: ReportStart | None = None)
     if start is not None:
         start_config(start)  # says in one sentence that there is no model
         return AutoProcessor.from_pretrained(start)
-    return AgriClipProcessor(AgriClipImageProcessor(), build_tokenizer() if reader is None else reader.tokenizer)
+    return AgriClipProcessor(AgriClipImageProcessor(), default_tokenizer() if reader is None else reader.tokenizer)
 
 
 def build_config(

@@ -25,6 +25,7 @@ from processing.sensors_agriclip import ChannelSpec
 from processing.splits import hold_out_blocks
 from processing.study import Study
 from training.adversarial import Attack, SensorNoise
+from training.averaging import WeightAveraging
 from training.progress import FitProgress, Report
 from training.resume import Checkpointing, last_checkpoint
 from training.starts import ReportStart, load_start, pretrain, save_tuned, tune
@@ -184,6 +185,8 @@ def make_trainer(task: FitTask, job: FitJob, report: Report) -> AgriClipTrainer:
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(FitProgress(_shifted(report, before, 0)))
+    if training.average:
+        trainer.add_callback(WeightAveraging(training.average))
     trainer.add_callback(Checkpointing(task.checkpoint_seconds))
     if training.patience is not None:
         trainer.add_callback(EarlyStoppingCallback(training.patience))

@@ -100,3 +100,94 @@ def test_undefined_scores_are_nan():
 def test_bad_input_is_refused(y, p, w, said):
     with pytest.raises(AgriClipError, match=said):
         metrics.brier(np.array(y), np.array(p), None if w is None else np.array(w))
+
+
+def test_brier_parts_by_hand():
+    probability = np.array([0.2] * 5 + [0.8] * 5)
+    observed = np.array([0, 0, 0, 0, 1, 1, 1, 0, 0, 1])
+    parts = metrics.brier_parts(observed, probability, bins=2)
+    assert parts.reliability == pytest.approx(0.5 * 0.0 + 0.5 * 0.2**2)
+    assert parts.resolution == pytest.approx(0.5 * 0.2**2 + 0.5 * 0.2**2)
+    assert parts.uncertainty == pytest.approx(0.24) and parts.within_bins == pytest.approx(0.0)
+    assert parts.skill == pytest.approx(1 - parts.brier / 0.24)
+
+
+def _stephenson(y, p, w, curve_bins):
+    """Within-bin variance less covariance, by loops over bins found from the sorted table."""
+    order = np.argsort(p, kind="stable")
+    middle = (np.cumsum(w[order]) - 0.5 * w[order]) / w.sum()
+    bins = np.empty(p.size, dtype=int)
+    bins[order] = np.minimum((middle * curve_bins).astype(int), curve_bins - 1)
+    total = 0.0
+    for k in set(bins):
+        rows = np.flatnonzero(bins == k)
+        mass = sum(w[i] for i in rows)
+        mean_p, mean_y = sum(w[i] * p[i] for i in rows) / mass, sum(w[i] * y[i] for i in rows) / mass
+        for i in rows:
+            total += w[i] * ((p[i] - mean_p) ** 2 - 2 * (y[i] - mean_y) * (p[i] - mean_p))
+    return total / w.sum()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_brier_parts_add_up(weighted):
+    rng = np.random.default_rng(4)
+    p, w = rng.random(400), rng.random(400) if weighted else np.ones(400)
+    y = (rng.random(400) < p**2).astype(float)
+    for bins in (5, 15, None):
+        parts = metrics.brier_parts(y, p, w, bins)
+        assert parts.brier == pytest.approx(metrics.brier(y, p, w), abs=1e-12)
+        assert parts.reliability > 0 and parts.resolution > 0
+    assert metrics.brier_parts(y, p, w, 5).within_bins == pytest.approx(_stephenson(y, p, w, 5), abs=1e-12)
+
+
+def test_parts_without_bins_know_a_calibrated_forecast():
+    # Frequencies equal the forecasts, so nothing is left to recalibrate and the resolution is Murphy's.
+    probability = np.repeat([0.25, 0.75], 40)
+    observed = np.concatenate([np.repeat([1, 0], [10, 30]), np.repeat([1, 0], [30, 10])])
+    parts = metrics.brier_parts(observed, probability, bins=None)
+    assert parts.reliability == pytest.approx(0.0, abs=1e-12) and parts.resolution == pytest.approx(0.25**2)
+    assert metrics.brier_parts(np.ones(4), P, bins=None).uncertainty == 0
+    assert math.isnan(metrics.brier_parts(np.ones(4), P).skill)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_calibration_line_solves_the_likelihood_equations(weighted):
+    rng = np.random.default_rng(5)
+    p = rng.uniform(0.02, 0.98, 3000)
+    true_slope, true_shift = 0.5, 0.3
+    logit = np.log(p / (1 - p))
+    y = (rng.random(3000) < 1 / (1 + np.exp(-(true_shift + true_slope * logit)))).astype(int)
+    w = rng.uniform(0.1, 9.0, 3000) if weighted else np.ones(3000)
+    line = metrics.calibration_line(y, p, w if weighted else None)
+    assert line.slope == pytest.approx(true_slope, abs=0.12) and line.intercept == pytest.approx(true_shift, abs=0.15)
+    residual = y - 1 / (1 + np.exp(-(line.intercept + line.slope * logit)))
+    assert abs((w * residual).sum()) < 1e-4 and abs((w * residual * logit).sum()) < 1e-4
+    large = y - 1 / (1 + np.exp(-(line.in_the_large + logit)))
+    assert abs((w * large).sum()) < 1e-6
+
+
+def test_calibration_line_of_weights_equals_repetition():
+    rng = np.random.default_rng(6)
+    p, times = rng.random(150).round(2), rng.integers(0, 4, 150)
+    y = (rng.random(150) < p).astype(int)
+    weighted, repeated = (
+        metrics.calibration_line(y, p, times),
+        metrics.calibration_line(np.repeat(y, times), np.repeat(p, times)),
+    )
+    assert weighted.slope == pytest.approx(repeated.slope, rel=1e-6)
+    assert weighted.intercept == pytest.approx(repeated.intercept, abs=1e-6)
+    assert weighted.in_the_large == pytest.approx(repeated.in_the_large, abs=1e-9)
+
+
+def test_calibration_line_that_does_not_exist():
+    assert math.isnan(metrics.calibration_line(np.ones(3), np.array([0.1, 0.2, 0.3])).in_the_large)
+    separated = metrics.calibration_line(np.array([0, 0, 1]), np.array([0.1, 0.4, 0.4]))
+    assert math.isnan(separated.slope) and math.isfinite(separated.in_the_large)
+    one = metrics.calibration_line(np.array([0, 0, 0, 1]), np.full(4, 0.5))
+    assert math.isnan(one.slope) and one.in_the_large == pytest.approx(np.log(1 / 3))
+
+
+def test_places_without_weight_do_not_make_a_bin():
+    curve = metrics.reliability_curve(np.array([1, 0, 1]), np.array([0.1, 0.5, 0.9]), np.array([0.0, 1.0, 1.0]))
+    assert curve.count.sum() == 2 and math.isfinite(curve.calibration_error)
+    assert curve.calibration_error == pytest.approx(0.5 * 0.5 + 0.5 * 0.1)

@@ -22,9 +22,11 @@ import sys
 from processing.study import load_study
 from training.fit import fit_study
 if __name__ == "__main__":
-    study, output, processes = sys.argv[1:4]
+    study, output, processes, watching = sys.argv[1:5]
     study = load_study(study)
-    training = {"members": 2, "preset": "full", "image_dropout": 0.3, "sentence_dropout": 0.2, "validation": 0.2}
+    training = {"members": 2, "preset": "full", "image_dropout": 0.3, "sentence_dropout": 0.2}
+    # What watches a fit, or the mean of its weights: both are a fit's own state beside the weights.
+    training |= {"validation": 0.2} if watching == "validation" else {"average": 0.8}
     small = {"vision_config": {"stage_depths": (1, 1), "num_scales": 2}}
     study = study.model_copy(
         update={
@@ -50,20 +52,20 @@ def wait_for(found, process: subprocess.Popen, seconds: float = 240) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_killed_and_begun_again(landscape, tmp_path, processes):
+@pytest.mark.parametrize(("processes", "state"), [(1, "validation"), (2, "average")])
+def test_killed_and_begun_again(landscape, tmp_path, processes, state):
     script = tmp_path / "fit.py"
     script.write_text(SCRIPT)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
 
     def begin(output: Path) -> subprocess.Popen:
-        command = [sys.executable, str(script), str(landscape), str(output), str(processes)]
+        command = [sys.executable, str(script), str(landscape), str(output), str(processes), state]
         return subprocess.Popen(command, env=environment)
 
     assert begin(tmp_path / "whole").wait() == 0
     partial = tmp_path / "killed" / ".model-partial"
-    # Once in the first epoch of the first fit (150 sites, 120 fitted to, 8 steps an epoch); once in a later fit.
-    for sign in ("fold_1/checkpoints/checkpoint-3/complete", "all/checkpoints/checkpoint-9/complete"):
+    # Once in the first epoch of the first fit (150 sites, 8 or 10 steps an epoch); once in the second of a later fit.
+    for sign in ("fold_1/checkpoints/checkpoint-7/complete", "all/checkpoints/checkpoint-12/complete"):
         process = begin(tmp_path / "killed")
         wait_for((partial / sign).exists, process)
         process.send_signal(signal.SIGKILL)

@@ -1,0 +1,153 @@
+"""Zero-shot classification: an image belongs to the class whose text is nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.vision.encoders import Encoder
+from evaluation.vision.images import ImageTable
+from evaluation.vision.labels import Labels
+from evaluation.vision.protocols import ClassTexts, Protocol, class_texts
+from evaluation.vision.scores import group_blocks, pair_counts, score_counts
+from processing.errors import AgriClipError, named
+
+__all__ = ["ZeroShot", "class_embeddings", "classify_images", "evaluate_zero_shot", "unit"]
+
+FloatArray = NDArray[np.float32]
+
+
+def unit(vectors: FloatArray) -> FloatArray:
+    """Vectors (..., D) of length 1; a vector of zeros stays one."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def class_embeddings(encoder: Encoder, texts: ClassTexts, pooling: str) -> FloatArray:
+    """One unit vector a class (K, P) from the embeddings of all its prompts, pooled as a protocol does."""
+    found = []
+    for prompts in texts.prompts():
+        vectors = encoder.encode_texts(prompts)
+        found.append(vectors.mean(axis=0) if pooling == "mean" else unit(vectors).mean(axis=0))
+    return unit(np.stack(found))
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """What a zero-shot classification found.
+
+    Attributes:
+        number: Number in the table of each image that was read and has a label (N,).
+        truth: Its class (N,).
+        predicted: The class found (N,).
+        texts: Class names, strings and templates.
+        result: Scores with intervals.
+        confusion: Counts (K, K), truth in rows.
+        blocks: What the intervals were drawn from.
+        unlabelled: Images without a label.
+    """
+
+    number: NDArray[np.int64]
+    truth: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    texts: ClassTexts
+    result: dict[str, Any]
+    confusion: NDArray[np.int64]
+    blocks: str
+    unlabelled: int
+
+
+def classify_images(
+    encoder: Encoder, table: ImageTable, classes: FloatArray, batch: int = 32, quiet: bool = True
+) -> tuple[list[int], FloatArray, list[Any]]:
+    """Images against unit class vectors (K, P).
+
+    Returns:
+        Numbers of the images that could be read, their logits (N, K), and their places.
+    """
+    numbers: list[int] = []
+    logits, places = [], []
+    for part, images in table.batches(batch, "Images", quiet):
+        vectors = unit(encoder.encode_images(images))
+        logits.append(encoder.logit_scale * vectors @ classes.T + encoder.logit_bias)
+        numbers += part
+        places += [(image.place, image.edge) for image in images]
+    return numbers, np.concatenate(logits), places
+
+
+def evaluate_zero_shot(
+    encoder: Encoder,
+    table: ImageTable,
+    labels: Labels,
+    protocol: Protocol,
+    *,
+    described: Mapping[str, str] | None = None,
+    template: str | None = None,
+    batch: int = 32,
+    quiet: bool = True,
+) -> ZeroShot:
+    """Classify every labelled image among the classes of the labels, and score it.
+
+    Args:
+        encoder: The model.
+        table: The images.
+        labels: Their labels.
+        protocol: Class strings, templates and pooling.
+        described: What is to be said for a label in place of the protocol's string.
+        template: A template in place of the protocol's.
+        batch: Images a step.
+        quiet: No progress bar.
+
+    Raises:
+        AgriClipError: Fewer than two classes have an image, or a described class is no label.
+    """
+    keep = np.flatnonzero(labels.index >= 0)
+    if len(np.unique(labels.index[keep])) < 2:
+        raise AgriClipError("Fewer than two classes have an image; zero-shot classification needs a choice.")
+    unknown = [name for name in (described or {}) if name not in labels.names]
+    if described and len(unknown) == len(described):
+        raise AgriClipError(
+            f"None of the classes described ({named(unknown, 4)}) is a label ({named(labels.names, 4)}); name them so."
+        )
+    texts = class_texts(protocol, labels.names, described, template)
+    classes = class_embeddings(encoder, texts, protocol.pooling)
+    part = table.subset(keep.tolist())
+    found, logits, places = classify_images(encoder, part, classes, batch, quiet)
+    table.unreadable, table.decided = part.unreadable, part.decided
+    numbers = keep[found]
+    truth, predicted = labels.index[numbers], logits.argmax(axis=1)
+    count = len(labels.names)
+    blocks, told = image_blocks([place for place, _ in places], [edge for _, edge in places])
+    counts = pair_counts(truth, predicted, count, group_blocks(blocks))
+    return ZeroShot(
+        numbers, truth, predicted, texts, score_counts(counts), counts.sum(axis=0), told, len(table) - len(keep)
+    )
+
+
+def image_blocks(
+    places: Sequence[tuple[float, float] | None], edges: Sequence[float], size: float | None = None
+) -> tuple[NDArray[Any], str]:
+    """Block of each image: squares of five image edges, or the image itself where it has no place.
+
+    Args:
+        places: Coordinates of the middles.
+        edges: Height of each image in the same units.
+        size: Edge of a block in the same units; five images by default.
+
+    Returns:
+        (N,) blocks, and how they were made, in words.
+    """
+    from processing.splits import block_ids
+
+    known = [place for place in places if place is not None]
+    if not known or len(known) < len(places) or len(set(known)) < 2:
+        return np.arange(len(places)), "single images, whose places are not known"
+    length = size or 5 * float(np.nanmedian(np.asarray(edges, dtype=np.float64)))
+    if not np.isfinite(length) or length <= 0:
+        return np.arange(len(places)), "single images, whose places are not known"
+    x, y = (np.array([place[axis] for place in known]) for axis in (0, 1))
+    blocks = block_ids(x, y, length)
+    return blocks, f"{len(np.unique(blocks))} blocks of {length:.4g} x {length:.4g} in the images' coordinates"

@@ -178,7 +178,8 @@ REGISTRY: dict[str, Baseline | Brought] = {
 #: Every name.
 ALL: tuple[str, ...] = tuple(REGISTRY)
 
-#: Names that take longer than all others together, or add little beside a sibling; left out of :data:`STANDARD`.
+#: Left out of :data:`STANDARD`: what adds little beside a sibling, and Gaussian processes, whose cost grows with the
+#: cube of the number of places.
 COSTLY: tuple[str, ...] = (
     "MaxEnt features (presence and absence)",
     "random forest (share)",

@@ -237,10 +237,10 @@ def evaluate_suitability(
         "prediction_sets": set_table(scored.places, scored.ours.sets) if scored.ours.sets else [],
     }
     if ablations:
-        variants, impossible = _ablations(study, scored, predictor, seed, tell)
+        variants, raw, impossible = _ablations(study, scored, predictor, seed, tell)
         details["ablations_not_possible"] = impossible
         if variants:
-            scores += score_ablations(scored.places, variants, parts.INTACT, setting, counts=counts)
+            scores += score_ablations(scored.places, variants, parts.INTACT, setting, rankings=raw, counts=counts)
     fitted = read_summary(model_dir).get("study_fingerprint")
     if fitted is not None and fitted != study.fingerprint():
         scored.notes.append("The model was fitted to another version of this study; its places may be others.")
@@ -376,8 +376,11 @@ def _inside(data: Any, scored: _Scored) -> np.ndarray | None:
 
 def _ablations(
     study: Any, scored: _Scored, predictor: Any, seed: int, tell: Callable[[str], None]
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The model asked without parts of its input, by the members that may be asked about each place."""
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, str]]:
+    """The model asked without parts of its input, by the members that may be asked about each place.
+
+    Probabilities, what orders the places, and what was not possible.
+    """
     places, folds = scored.places, scored.folds
     sittings = scored.sittings
     if not sittings:
@@ -390,14 +393,15 @@ def _ablations(
                 name: "the folder does not tell which member left out which place." for name in parts.ABLATIONS
             }
     inputs = scored.inputs or read_place_inputs(scored.data, predictor, places.x, places.y)
-    variants, impossible = parts.ask_without(inputs, sittings, scored.data.template, seed=seed, progress=tell)
+    raw, impossible = parts.ask_without(inputs, sittings, scored.data.template, seed=seed, progress=tell)
     if folds is not None:
-        apart = float(np.abs(variants[parts.INTACT] - scored.ours.ranking).max())
+        apart = float(np.abs(raw[parts.INTACT] - scored.ours.ranking).max())
         if apart > _DIFFERS:
             scored.notes.append(
                 f"What the members say now differs from what the fit wrote by up to {apart:.3f}: the study's data or "
                 "the model have changed since."
             )
         method = study.training.calibration if not study.predicts_counts else "none"
-        variants = calibrated_by_other_folds(variants[parts.INTACT], folds, places.presence, method, variants)
-    return variants, impossible
+        variants = calibrated_by_other_folds(raw[parts.INTACT], folds, places.presence, method, raw)
+        return variants, raw, impossible
+    return raw, raw, impossible

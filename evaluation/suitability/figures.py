@@ -133,7 +133,7 @@ def rejection_figure(truth: Truth, models: Mapping[str, Predictions], output: st
         axes.set(xlim=(0, 1.01), ylim=(0, None), xlabel="share of places kept, the surest first", ylabel="Brier score")
         axes.set_title("Does it know where it may be wrong?")
         axes.grid(color="#e4e7e5", linewidth=0.6)
-        axes.legend(frameon=False, fontsize=8, loc="upper left")
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0.0, 0.92))
         axes.spines[["top", "right"]].set_visible(False)
         return save_figure(figure, output)
 

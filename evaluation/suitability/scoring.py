@@ -381,6 +381,7 @@ def score_ablations(
     intact: str,
     setting: Setting,
     *,
+    rankings: Mapping[str, np.ndarray] | None = None,
     counts: bool = False,
 ) -> list[Score]:
     """Scores of a model asked without parts of its input, and what each part is worth.
@@ -390,18 +391,19 @@ def score_ablations(
         variants: Name -> (N,) probabilities, the unchanged input among them.
         intact: Name of the unchanged input.
         setting: What the scores have in common; its split becomes the ablations' own.
+        rankings: Name -> (N,) what orders the places, where calibrations of several folds would shuffle them.
         counts: Whether units are scored.
 
     Returns:
         Scores of each variant; differences are the unchanged input's less the variant's, so that a drop of average
         precision is positive and a drop of skill in a Brier score is negative.
     """
-    truth = Truth.of(places, counts)
+    truth, order = Truth.of(places, counts), rankings or variants
     found = bootstrap_models(
-        lambda y, p, w: score_presence(y, p, w),
+        lambda y, p, r, w: score_presence(y, p, w, r),
         truth.block,
         (truth.outcome, truth.weight),
-        {name: (values[truth.place],) for name, values in variants.items()},
+        {name: (values[truth.place], order[name][truth.place]) for name, values in variants.items()},
         reference=intact,
         draws=setting.draws,
         level=setting.level,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from evaluation.results import card_section, differences_markdown, metric_of, scores_markdown
+from evaluation.results import Score, card_section, differences_markdown, metric_of, scores_markdown
 from evaluation.suitability.climate_models import climate_markdown
 from evaluation.suitability.scoring import HEADLINE, lead_sentence
 
@@ -27,7 +28,8 @@ def results_markdown(result: Evaluation, about: dict[str, Any]) -> str:
     places, presences = result.details["places"], result.details["presences"]
     lines.append(
         f"{places:,} places, {presences:,} of them with the crop, in {result.details['blocks']} blocks. Intervals are "
-        f"{about['interval_level']:.0%} of {about['draws']:,} draws of whole blocks."
+        f"{about['interval_level']:.0%} of {about['draws']:,} draws of whole blocks. A calibration error is "
+        "never below 0, so resampling raises it: its intervals lie too high."
     )
     lines += ["", *(f"**{note}**" for note in result.notes), ""]
     if verdict := result.details["leakage"].get("verdict"):
@@ -37,8 +39,11 @@ def results_markdown(result: Evaluation, about: dict[str, Any]) -> str:
         lines += ["## Leads", "", differences_markdown(result.main, HEADLINE)]
     more = [score for score in result.main if score.metric not in HEADLINE]
     lines += [card_section(more, "Other scores")]
-    for split in dict.fromkeys(s.split for s in result.scores if s.split != result.split):
-        rows = [score for score in result.scores if score.split == split]
+    others = [score for score in result.scores if score.split != result.split]
+    regional = {score.split for score in others if score.metric == "area_bias"}
+    lines += ["## Regions", "", _regions([s for s in others if s.split in regional], result.split)] if regional else []
+    for split in dict.fromkeys(score.split for score in others if score.split not in regional):
+        rows = [score for score in others if score.split == split]
         lines += [f"## {split} (n = {max(s.n for s in rows):,})", "", scores_markdown(rows)]
         if any(score.against for score in rows):
             lines.append(differences_markdown(rows))
@@ -47,6 +52,19 @@ def results_markdown(result: Evaluation, about: dict[str, Any]) -> str:
     if result.climates is not None:
         lines += ["", "## Other climate models", "", climate_markdown(result.climates)]
         lines += [f"- {sentence}" for sentence in result.climates.found.left_out]
+    return "\n".join(lines) + "\n"
+
+
+def _regions(scores: Sequence[Score], split: str) -> str:
+    """One row a region."""
+    metrics = list(dict.fromkeys(score.metric for score in scores))
+    lines = ["| region | places | " + " | ".join(metric_of(metric).title for metric in metrics) + " |"]
+    lines.append("| --- |" + " ---: |" * (len(metrics) + 1))
+    for region in dict.fromkeys(score.split for score in scores):
+        cells = {score.metric: score for score in scores if score.split == region}
+        texts = [cells[metric].text if metric in cells else "" for metric in metrics]
+        places = next(iter(cells.values())).n
+        lines.append(f"| {region.removeprefix(split + ', ')} | {places:,} | " + " | ".join(texts) + " |")
     return "\n".join(lines) + "\n"
 
 

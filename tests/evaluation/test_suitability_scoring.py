@@ -155,6 +155,11 @@ def test_an_ablation_is_the_whole_less_the_part(places):
     drop = value(scores, "auc", "all", "nothing", "blocks, parts of the input taken away")
     assert drop.value == pytest.approx(value(scores, "auc", "all", None, drop.split).value - 0.5)
     assert drop.low > 0
+    # What orders the places may be given apart: it decides AUC and leaves the Brier score alone.
+    turned = score_ablations(places, {"all": whole}, "all", SETTING, rankings={"all": -whole})
+    found = {s.metric: s.value for s in turned}
+    assert found["auc"] == pytest.approx(1 - value(scores, "auc", "all", None, drop.split).value)
+    assert found["brier"] == pytest.approx(brier(places.presence, whole))
 
 
 def test_calibration_of_a_fold_never_sees_it(places):

@@ -65,16 +65,21 @@ def add_ensemble(folder: Path, fitted: Path) -> int:
     for member in members:
         copied = folder / MEMBERS / member.name
         copied.mkdir(parents=True)
-        for name in (CONFIG, CALIBRATION):
-            shutil.copy(member / name, copied / name)
+        _copy(member, copied, CONFIG, CALIBRATION)
         _save_weights(load_file(member / WEIGHTS), copied)
         _load_in_single_precision(copied)
-    for name in (CALIBRATION, "study.yaml", "training_summary.json"):
-        shutil.copy(fitted / name, folder / name)
+    _copy(fitted, folder, CALIBRATION, "study.yaml", "training_summary.json")
     size = sum(path.stat().st_size for path in folder.rglob(WEIGHTS))
     if size > LARGEST:
         raise AgriClipError(f"The weights in '{folder}' take {size / 2**20:.1f} MiB; at most {LARGEST >> 20} go out.")
     return size
+
+
+def _copy(source: Path, target: Path, *names: str) -> None:
+    """Copy the files that are there: an ensemble need not be calibrated."""
+    for name in names:
+        if (source / name).exists():
+            shutil.copy(source / name, target / name)
 
 
 def _save_weights(weights: dict[str, Tensor], folder: Path) -> None:

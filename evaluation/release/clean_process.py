@@ -60,7 +60,7 @@ inputs = processor(**given) if spec["text"] else processor.image_processor(**giv
 with torch.no_grad():
     output = model(**inputs)
 tensors = {f"input.{k}": v for k, v in inputs.items() if torch.is_tensor(v)}
-tensors |= {f"output.{k}": v.contiguous() for k, v in output.items() if torch.is_tensor(v)}
+tensors |= {f"output.{k}": v.contiguous().clone() for k, v in output.items() if torch.is_tensor(v)}
 save_file(tensors, "clean.safetensors")
 answers = {}
 for task, call in spec["tasks"].items():

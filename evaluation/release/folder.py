@@ -36,6 +36,8 @@ AUTO_OF = {
     "AgriClipForPreTraining": "AutoModelForPreTraining",
     "AgriClipModel": "AutoModel",
 }
+#: Log of the training of a released model, and the manifest of its data.
+_RECORDS = ("training_log.jsonl", "data_manifest.json")
 _PICTURES = ("present", "scenarios", "reliability")
 
 
@@ -189,12 +191,29 @@ def _put_model(source: Path, target: Path, channels: Sequence[Any], gsd: float |
     _forget_paths(model.config)
     model.config.custom_pipelines = pipelines_agriclip.custom_pipelines(model.config)
     model.save_pretrained(target)
+    _keep_all_heads(source, target, set(model.state_dict()))
     processor.save_pretrained(target)
     custom_object_save(pipelines_agriclip.AgriClipSuitabilityPipeline, target)
     custom_object_save(modeling_agriclip.AgriClipEnsemble, target)
     if (source / CALIBRATION).is_file():
         shutil.copyfile(source / CALIBRATION, target / CALIBRATION)
     _put_members(source, target)
+
+
+def _keep_all_heads(source: Path, target: Path, known: set[str]) -> None:
+    """A folder may hold the heads of several classes: then its weights go out as they are, in the precision stored."""
+    from safetensors import safe_open
+
+    file = source / "model.safetensors"
+    if not file.is_file():
+        return
+    with safe_open(file, "pt") as weights:
+        more = set(weights.keys()) - known
+    if more:
+        shutil.copyfile(file, target / file.name)
+        config = _read(target / "config.json")
+        config["dtype"] = _read(source / "config.json").get("dtype", config.get("dtype"))
+        _write_json(target / "config.json", config)
 
 
 def _put_members(source: Path, target: Path) -> None:
@@ -250,8 +269,11 @@ def _local_base(source: Path) -> Path | None:
 
 
 def _put_papers(source: Path, target: Path) -> None:
-    """Licence, study, summary of the fit and pictures."""
+    """Licence, study, summary of the fit, what a release was trained on and how that went, and pictures."""
     shutil.copyfile(_licence(), target / LICENSE)
+    for name in _RECORDS:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
     if (source / SUMMARY).is_file():
         _write_json(target / SUMMARY, _without_paths(_read(source / SUMMARY)))
     if (source / STUDY).is_file():

@@ -51,6 +51,15 @@ Features = Annotated[
 ]
 
 
+By = Annotated[
+    str,
+    typer.Option(
+        help="Compare whole images or pixels with the texts: image, pixels, or auto (pixels where the model has "
+        "learnt to and the protocol is our own)."
+    ),
+]
+
+
 def segmentation(
     model: Model,
     images: Images,
@@ -133,6 +142,7 @@ def zero_shot(
         Path | None, typer.Option(help="What is said for each label or code, instead of the protocol's strings.")
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="Template instead of the protocol's.")] = None,
+    by: By = "auto",
     label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
     sensor: Sensor = None,
     band: Band = None,
@@ -161,7 +171,7 @@ def zero_shot(
     table = _table(images, encoder, sensor, band, split, image_column, limit, only)
     known, described = _labels(table, labels, classes, label_column)
     found = evaluate_zero_shot(
-        encoder, table, known, rules, described=described, template=prompt, batch=batch, quiet=quiet or as_json
+        encoder, table, known, rules, described=described, template=prompt, by=by, batch=batch, quiet=quiet or as_json
     )
     folder = output or Path("out/evaluate/zero-shot")
     report = report_zero_shot(
@@ -347,6 +357,7 @@ def classify(
         str, typer.Option(help="Templates: agriclip, rs5m, remoteclip, skyscript or openai.")
     ] = "agriclip",
     prompt: Annotated[str | None, typer.Option(help="Template instead of the protocol's.")] = None,
+    by: By = "auto",
     sensor: Sensor = None,
     band: Band = None,
     split: Split = None,
@@ -368,7 +379,7 @@ def classify(
     encoder = _encoder(model, device, size)
     table = _table(images, encoder, sensor, band, split, image_column, limit)
     found = classify_files(
-        encoder, table, names, output, protocol=rules, template=prompt, batch=batch, quiet=quiet or as_json
+        encoder, table, names, output, protocol=rules, template=prompt, by=by, batch=batch, quiet=quiet or as_json
     )
     counts = {name: found.found.count(name) for name in names}
     lines = [f"{name:<40} {count}" for name, count in counts.items()] + [f"Table  {found.file}"]

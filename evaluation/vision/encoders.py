@@ -94,6 +94,11 @@ class Encoder(ABC):
         """How pixels are compared with texts, in words."""
         return "cells in the space of the texts, enlarged to pixels, without training"
 
+    @property
+    def compares_pixels(self) -> bool:
+        """Whether the model has learnt to compare single pixels with texts."""
+        return False
+
     def told(self) -> dict[str, Any]:
         """What the results say of the model."""
         return {
@@ -236,6 +241,11 @@ class AgriClipEncoder(Encoder):
     def segments_by(self) -> str:
         """How pixels are compared with texts, in words."""
         return super().segments_by if self.segmenter is None else "the segmentation head"
+
+    @property
+    def compares_pixels(self) -> bool:
+        """Whether the folder has a segmentation head."""
+        return self.segmenter is not None
 
     def segment_texts(self, prompts: Sequence[str]) -> FloatArray:
         """Text embeddings (K, P) as the segmentation head takes them."""

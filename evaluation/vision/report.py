@@ -205,6 +205,7 @@ def report_zero_shot(
         },
         "labels": understood,
         "unlabelled": found.unlabelled,
+        "compared_by": found.by,
         "intervals": f"95 %, {found.blocks}",
         "per_class": _classes(found.result, names),
         "confusion": {"classes": names, "counts": found.confusion.tolist()},

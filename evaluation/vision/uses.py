@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from evaluation.vision.encoders import Encoder
 from evaluation.vision.images import ImageTable
 from evaluation.vision.protocols import Protocol, class_texts
-from evaluation.vision.zero_shot import class_embeddings, classify_images, unit
+from evaluation.vision.zero_shot import class_embeddings, classify_images, compared_by, unit
 from processing.errors import AgriClipError
 from processing.whole_files import finished, write_whole
 
@@ -105,6 +105,7 @@ def classify_files(
     *,
     protocol: Protocol,
     template: str | None = None,
+    by: str = "auto",
     batch: int = 32,
     quiet: bool = True,
 ) -> Classified:
@@ -117,6 +118,7 @@ def classify_files(
         output: CSV or Parquet.
         protocol: Templates and pooling.
         template: A template in place of the protocol's.
+        by: As of `compared_by`.
         batch: Images a step.
         quiet: No progress bar.
 
@@ -127,8 +129,9 @@ def classify_files(
     if len(names) < 2:
         raise AgriClipError("Give at least two classes to choose from: repeat --class, or give --classes FILE.")
     texts = class_texts(protocol, names, {name: name for name in names}, template)
-    classes = class_embeddings(encoder, texts, protocol.pooling)
-    numbers, logits, _ = classify_images(encoder, table, classes, batch, quiet)
+    pixels = compared_by(encoder, protocol, by)
+    classes = class_embeddings(encoder, texts, protocol.pooling, pixels)
+    numbers, logits, _ = classify_images(encoder, table, classes, batch, quiet, pixels)
     chances = np.exp(logits - logits.max(axis=1, keepdims=True))
     chances /= chances.sum(axis=1, keepdims=True)
     keys = [table.refs[i].key for i in numbers]

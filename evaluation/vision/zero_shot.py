@@ -16,7 +16,7 @@ from evaluation.vision.protocols import ClassTexts, Protocol, class_texts
 from evaluation.vision.scores import group_blocks, pair_counts, score_counts
 from processing.errors import AgriClipError, named
 
-__all__ = ["ZeroShot", "class_embeddings", "classify_images", "evaluate_zero_shot", "unit"]
+__all__ = ["ZeroShot", "class_embeddings", "classify_images", "compared_by", "evaluate_zero_shot", "unit"]
 
 FloatArray = NDArray[np.float32]
 
@@ -26,11 +26,18 @@ def unit(vectors: FloatArray) -> FloatArray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
-def class_embeddings(encoder: Encoder, texts: ClassTexts, pooling: str) -> FloatArray:
-    """One unit vector a class (K, P) from the embeddings of all its prompts, pooled as a protocol does."""
+def class_embeddings(encoder: Encoder, texts: ClassTexts, pooling: str, pixels: bool = False) -> FloatArray:
+    """One unit vector a class (K, P) from the embeddings of all its prompts, pooled as a protocol does.
+
+    Args:
+        encoder: The model.
+        texts: The classes and their prompts.
+        pooling: `mean` of the embeddings as they are, or of unit embeddings.
+        pixels: Embeddings that pixels are compared with, not whole images.
+    """
     found = []
     for prompts in texts.prompts():
-        vectors = encoder.encode_texts(prompts)
+        vectors = encoder.segment_texts(prompts) if pixels else encoder.encode_texts(prompts)
         found.append(vectors.mean(axis=0) if pooling == "mean" else unit(vectors).mean(axis=0))
     return unit(np.stack(found))
 
@@ -48,6 +55,7 @@ class ZeroShot:
         confusion: Counts (K, K), truth in rows.
         blocks: What the intervals were drawn from.
         unlabelled: Images without a label.
+        by: What was compared with the classes' texts: whole `image`s, or their `pixels`.
     """
 
     number: NDArray[np.int64]
@@ -58,12 +66,13 @@ class ZeroShot:
     confusion: NDArray[np.int64]
     blocks: str
     unlabelled: int
+    by: str = "image"
 
 
 def classify_images(
-    encoder: Encoder, table: ImageTable, classes: FloatArray, batch: int = 32, quiet: bool = True
+    encoder: Encoder, table: ImageTable, classes: FloatArray, batch: int = 32, quiet: bool = True, pixels: bool = False
 ) -> tuple[list[int], FloatArray, list[Any]]:
-    """Images against unit class vectors (K, P).
+    """Images against unit class vectors (K, P); or their pixels, whose mean probabilities are the image's.
 
     Returns:
         Numbers of the images that could be read, their logits (N, K), and their places.
@@ -71,11 +80,37 @@ def classify_images(
     numbers: list[int] = []
     logits, places = [], []
     for part, images in table.batches(batch, "Images", quiet):
-        vectors = unit(encoder.encode_images(images))
-        logits.append(encoder.logit_scale * vectors @ classes.T + encoder.logit_bias)
+        if pixels:
+            logits.append(np.stack([_mean_over_pixels(scores) for scores in encoder.segment(images, classes)]))
+        else:
+            vectors = unit(encoder.encode_images(images))
+            logits.append(encoder.logit_scale * vectors @ classes.T + encoder.logit_bias)
         numbers += part
         places += [(image.place, image.edge) for image in images]
     return numbers, np.concatenate(logits), places
+
+
+def _mean_over_pixels(scores: FloatArray) -> FloatArray:
+    """Logits (K, H, W) of pixels to the logarithm of the classes' mean probabilities (K,)."""
+    chance = np.exp(scores - scores.max(axis=0))
+    found: FloatArray = np.log((chance / chance.sum(axis=0)).mean(axis=(1, 2)) + 1e-12)
+    return found
+
+
+def compared_by(encoder: Encoder, protocol: Protocol, by: str) -> bool:
+    """Whether pixels and not whole images are compared with texts.
+
+    Args:
+        encoder: The model.
+        protocol: A protocol other than our own compares whole images, as its numbers in the literature do.
+        by: `pixels`, `image`, or `auto`: pixels under our own protocol where a model has learnt to compare them.
+
+    Raises:
+        AgriClipError: For another word.
+    """
+    if by not in ("auto", "image", "pixels"):
+        raise AgriClipError(f"Images cannot be compared by '{by}'; choose auto, image or pixels.")
+    return by == "pixels" or (by == "auto" and protocol.name == "agriclip" and encoder.compares_pixels)
 
 
 def evaluate_zero_shot(
@@ -86,6 +121,7 @@ def evaluate_zero_shot(
     *,
     described: Mapping[str, str] | None = None,
     template: str | None = None,
+    by: str = "auto",
     batch: int = 32,
     quiet: bool = True,
 ) -> ZeroShot:
@@ -98,6 +134,7 @@ def evaluate_zero_shot(
         protocol: Class strings, templates and pooling.
         described: What is to be said for a label in place of the protocol's string.
         template: A template in place of the protocol's.
+        by: As of [`compared_by`].
         batch: Images a step.
         quiet: No progress bar.
 
@@ -113,9 +150,10 @@ def evaluate_zero_shot(
             f"None of the classes described ({named(unknown, 4)}) is a label ({named(labels.names, 4)}); name them so."
         )
     texts = class_texts(protocol, labels.names, described, template)
-    classes = class_embeddings(encoder, texts, protocol.pooling)
+    pixels = compared_by(encoder, protocol, by)
+    classes = class_embeddings(encoder, texts, protocol.pooling, pixels)
     part = table.subset(keep.tolist())
-    found, logits, places = classify_images(encoder, part, classes, batch, quiet)
+    found, logits, places = classify_images(encoder, part, classes, batch, quiet, pixels)
     table.unreadable, table.decided = part.unreadable, part.decided
     numbers = keep[found]
     truth, predicted = labels.index[numbers], logits.argmax(axis=1)
@@ -123,7 +161,15 @@ def evaluate_zero_shot(
     blocks, told = image_blocks([place for place, _ in places], [edge for _, edge in places])
     counts = pair_counts(truth, predicted, count, group_blocks(blocks))
     return ZeroShot(
-        numbers, truth, predicted, texts, score_counts(counts), counts.sum(axis=0), told, len(table) - len(keep)
+        number=numbers,
+        truth=truth,
+        predicted=predicted,
+        texts=texts,
+        result=score_counts(counts),
+        confusion=counts.sum(axis=0),
+        blocks=told,
+        unlabelled=len(table) - len(keep),
+        by="pixels" if pixels else "image",
     )
 
 

@@ -90,6 +90,7 @@ class Settings:
         series: Series in every other second step.
         phrases: Phrases in that step.
         reading_steps: Steps on phrases alone before all else.
+        season_steps: Steps on series alone after all else, of the dates' encoder only.
         learning_rate: Its height; it rises for a twentieth of the run and falls to 0 by a cosine.
         pixel_rate: How much faster the convolutions of the pixels' own path learn.
         weight_decay: Of all weights.
@@ -105,6 +106,7 @@ class Settings:
     series: int = 24
     phrases: int = 32
     reading_steps: int = 600
+    season_steps: int = 1500
     learning_rate: float = 1e-3
     pixel_rate: float = 2.0
     weight_decay: float = 0.05
@@ -215,6 +217,32 @@ def _learn_to_read(model: JointModel, phrases: PhraseBatches, settings: Settings
         found = model.phrase_task.logits(model.read(asked)).argmax(dim=1)
     right = float((found == asked["classes"]).float().mean())
     return {"reading": {"loss": round(float(loss.detach()), 4), "held_out_phrases": round(right, 4)}}
+
+
+def learn_seasons(model: JointModel, series: SeriesBatches, settings: Settings, quiet: bool = True) -> dict[str, Any]:
+    """Train the dates' encoder alone on series; images of one date pass it by, so nothing else changes.
+
+    Returns:
+        Mean loss of the first and of the last hundred steps, for the log.
+    """
+    own = [*model.suitability.vision_model.temporal.parameters(), *model.season_head.parameters()]
+    weights = [*own, *model.suitability.detection_head.parameters()]
+    optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    losses: list[float] = []
+    with _bar(quiet) as bar:
+        for step in bar.track(range(settings.season_steps), description="Seasons"):
+            terms = model("series", series((1 << 41) + step))
+            optimizer.zero_grad(set_to_none=True)
+            total(terms).backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * _rate(step, settings.season_steps)
+            optimizer.step()
+            losses.append(float(terms["seasons"].detach()))
+    # Only these were stepped, but all were given gradients.
+    model.zero_grad(set_to_none=True)
+    first, last = (round(float(np.mean(part)), 5) if part else None for part in (losses[:100], losses[-100:]))
+    return {"seasons": {"first": first, "last": last}}
 
 
 def build_processor() -> AgriClipProcessor:
@@ -406,6 +434,7 @@ def _complete(
     """Save the averaged weights, what they were trained on and how it went, and put the folder in its place."""
     from training.release.folder import save_release
 
+    log.write(learn_seasons(averaged.module, SeriesBatches(processor.image_processor, 32, settings.seed + 1), settings))
     if len(kept):
         log.write({"held_out_tiles": evaluate_tiles(_eval(averaged), kept, processor)})
     whole = part / "model"

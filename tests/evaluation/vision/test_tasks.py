@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -204,3 +205,20 @@ def test_windows_of_a_large_image_meet_without_a_seam(tmp_path: Path) -> None:
     image = find_images(tmp_path).read(0)
     assert image is not None
     np.testing.assert_array_equal(predict_image(_seg_oracle(), image, np.zeros((3, 2), np.float32)), seen[0])
+
+
+def test_pixels_and_not_the_whole_image_under_our_own_protocol():
+    from evaluation.vision.zero_shot import _mean_over_pixels, compared_by
+
+    learnt, other = SimpleNamespace(compares_pixels=True), SimpleNamespace(compares_pixels=False)
+    ours, named = SimpleNamespace(name="agriclip"), SimpleNamespace(name="rs5m")
+    assert compared_by(learnt, ours, "auto") and compared_by(other, named, "pixels")
+    assert not compared_by(learnt, named, "auto") and not compared_by(other, ours, "auto")
+    assert not compared_by(learnt, ours, "image")
+    with pytest.raises(AgriClipError, match="choose auto, image or pixels"):
+        compared_by(learnt, ours, "cells")
+    # Three pixels for the first class, one so surely for the second that its mean logit alone would win.
+    scores = np.array([[[0.0, 0.0], [0.0, 0.0]], [[-3.0, -3.0], [-3.0, 50.0]]], dtype=np.float32)
+    found = np.exp(_mean_over_pixels(scores))
+    np.testing.assert_allclose(found[0], 3 / (1 + np.exp(-3)) / 4, rtol=1e-5)
+    assert found[0] > found[1] and scores[1].mean() > scores[0].mean()

@@ -31,7 +31,7 @@ SMALL = {
     "projection_dim": 32,
 }
 SMALL["vision_config"] |= {"patch_size": 8, "pixel_size": 8, "channel_hidden_size": 16}
-SETTINGS = Settings(epochs=2, tiles=4, sites=8, series=4, phrases=8, reading_steps=2, average=0.5)
+SETTINGS = Settings(epochs=2, tiles=4, sites=8, series=4, phrases=8, reading_steps=2, season_steps=2, average=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +99,7 @@ def test_every_class_takes_its_own_weights(released, model_class):
 def test_log_and_manifest(released, tiles):
     lines = [json.loads(line) for line in (released / "training_log.jsonl").read_text().splitlines()]
     assert "held_out_phrases" in lines[0]["reading"]
+    assert lines[-2]["seasons"]["last"] > 0
     assert set(lines[-1]["held_out_tiles"]) == {"accuracy", "mean_iou", "iou"}
     manifest = json.loads((released / "data_manifest.json").read_text())
     assert len([name for name in manifest["files"] if name.startswith("images/")]) == 10

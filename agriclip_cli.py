@@ -24,6 +24,7 @@ from evaluation.suitability.command import suitability
 from evaluation.vision.command import classify, embed, probe, retrieval, retrieve, segmentation, zero_shot
 from processing.captions.command import caption
 from processing.public_data.command import data_app
+from spaces_demo.command import demo_space
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,6 +48,7 @@ for command in (suitability, segmentation, retrieval, probe):
 evaluate_app.command("zero-shot")(zero_shot)
 for command in (embed, classify, retrieve, caption, publish):
     app.command()(command)
+app.command("demo-space")(demo_space)
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="Study file (YAML).", show_default=False)]
 DataRoot = Annotated[

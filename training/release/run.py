@@ -434,7 +434,9 @@ def _complete(
     """Save the averaged weights, what they were trained on and how it went, and put the folder in its place."""
     from training.release.folder import save_release
 
-    log.write(learn_seasons(averaged.module, SeriesBatches(processor.image_processor, 32, settings.seed + 1), settings))
+    log.write(
+        learn_seasons(averaged.module, SeriesBatches(processor.image_processor, 32, settings.seed + 1), settings)
+    )
     if len(kept):
         log.write({"held_out_tiles": evaluate_tiles(_eval(averaged), kept, processor)})
     whole = part / "model"

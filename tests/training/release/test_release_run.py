@@ -1,4 +1,4 @@
-"""A run of the released checkpoint in small: stopped and gone on with, saved, loaded by every class, and put together."""
+"""A run of the released checkpoint in small: stopped and gone on with, saved, loaded by every class, put together."""
 
 import json
 import shutil

@@ -57,6 +57,7 @@ reproduce: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.released $(RELEASE) --output out/results
 	OMP_NUM_THREADS=1 $(BIN)/agriclip evaluate suitability studies/us_double_crop_soybean.yaml \
 	    --model $(dir $(RELEASE))us_double_crop_soybean/model --output out/results/suitability
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.released_scores out/results
 
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -50,6 +50,13 @@ def write_inputs(data: Path, model: Path, folder: Path) -> dict[str, Path]:
         if commonest in COMMON:
             lines.append((f"{name}.tif", COMMON[commonest]))
     _write(files["dominant"], ("file", "label"), lines)
+    files["land_cover"] = folder / "land_cover.csv"
+    codes: set[int] = set()
+    for path in sorted((data / "sentinel_examples" / "LULC").glob("*.tif")):
+        with rasterio.open(path) as raster:
+            codes |= set(np.unique(raster.read(1)).tolist())
+    # The codes have no published names; a probe needs none.
+    _write(files["land_cover"], ("code", "name"), [(code, f"land cover {code}") for code in sorted(codes) if code])
     files["described_names"] = folder / "described_names.json"
     said = {COMMON[code]: phrase for code, phrase in described.items()}
     files["described_names"].write_text(json.dumps(said, indent=1) + "\n")
@@ -75,9 +82,11 @@ def commands(data: Path, model: Path, files: dict[str, Path], folder: Path) -> d
                      "--count", "2", "--seed", "977"],
         "retrieval": ["evaluate", "retrieval", *ours, *test, "--captions", str(captions)],
         "sentinel2_l1c": ["evaluate", "probe", "--model", str(model), "--images", str(sentinel / "S2L1C"), "--labels",
-                          str(sentinel / "LULC"), "--sensor", "sentinel2_l1c", "--chip", "16"],
+                          str(sentinel / "LULC"), "--classes", str(files["land_cover"]), "--sensor", "sentinel2_l1c",
+                          "--chip", "16"],
         "sentinel2_l2a": ["evaluate", "probe", "--model", str(model), "--images", str(sentinel / "S2L2A"), "--labels",
-                          str(sentinel / "LULC"), "--sensor", "sentinel2_l2a", "--chip", "16"],
+                          str(sentinel / "LULC"), "--classes", str(files["land_cover"]), "--sensor", "sentinel2_l2a",
+                          "--chip", "16"],
         "mato_grosso": ["evaluate", "probe", "--model", str(model), "--series",
                         str(data / "mato_grosso_modis" / "samples.npz"), "--forest"],
     }  # fmt: skip

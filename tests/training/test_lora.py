@@ -117,7 +117,8 @@ def test_share_of_trained_parameters_of_the_released_size(cls, recipe):
     total = sum(parameter.numel() for parameter in model.parameters())
     adapted = add_lora(model, recipe)
     trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-    assert 0 < trainable_share(adapted) < 0.05
+    # The head for pixels is trained whole, and is larger than the adapter.
+    assert 0 < trainable_share(adapted) < (0.1 if cls is AgriClipForSemanticSegmentation else 0.05)
     assert trainable_share(adapted) == pytest.approx(trained / (total + trained))
 
 

@@ -130,12 +130,12 @@ def test_a_user_name_is_found_as_part_of_a_path_only(release, monkeypatch):
     assert failed(release.path) == {}
 
 
-@pytest.mark.parametrize(("spoil", "told"), [("nan", "not finite"), ("half", "configuration says float32")])
+@pytest.mark.parametrize(("spoil", "told"), [("nan", "not finite"), ("double", "configuration says float32")])
 def test_weights_are_looked_at(release, spoil, told):
     path = release.path / "members" / "fold_2" / "model.safetensors"
     tensors = load_file(path)
     key = sorted(tensors)[0]
-    tensors[key] = tensors[key] * float("nan") if spoil == "nan" else tensors[key].half()
+    tensors[key] = tensors[key] * float("nan") if spoil == "nan" else tensors[key].double()
     save_file(tensors, path, metadata={"format": "pt"})
     detail = failed(release.path)["weights"]
     assert told in detail and "members/fold_2/model.safetensors" in detail

@@ -19,7 +19,8 @@ def demo_space(
         typer.Option("--model", "-m", help="Model folder. [default: AGRICLIP_MODEL, or agriclip/ beside the code]"),
     ] = None,
     example: Annotated[
-        Path | None, typer.Option(help="Folder of `python -m spaces_demo.build_example`. [default: the one shipped]")
+        Path | None,
+        typer.Option(help="Folder of `python -m spaces_demo.build_example`. [default: spaces_demo/example]"),
     ] = None,
     share: Annotated[bool, typer.Option("--share", help="Also a public address for three days.")] = False,
     mcp: Annotated[bool, typer.Option("--mcp", help="Also serve the endpoints as MCP tools.")] = False,

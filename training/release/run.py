@@ -6,7 +6,6 @@ checkpoint, so the same command gives the same model.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
@@ -153,8 +152,9 @@ def train(
     learnt, kept = everything.at(np.flatnonzero(inside)), everything.at(np.flatnonzero(~inside))
     config = build_config(study, processor)
     phrases = PhraseBatches(processor, settings.phrases, settings.seed)
-    asked = TileBatches(learnt, processor, settings.tiles)
-    model = JointModel(config, len(phrases.classes) + 1, len(asked.present))
+    world = accelerator.num_processes
+    draws = _Draws(study, learnt, processor, config, settings, world, accelerator.process_index)
+    model = JointModel(config, len(phrases.classes) + 1, len(draws.tiles.present))
     start_words(model.suitability.text_model, processor.tokenizer, settings.seed)
     part = output.with_name(f".{output.name}.partial")
     log = _Log(part, accelerator.is_main_process)
@@ -162,8 +162,6 @@ def train(
         # In each process alike: it takes a minute, and depends on the seed only.
         log.write(_learn_to_read(model, phrases, settings, quiet or not accelerator.is_main_process))
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.average))
-    world = accelerator.num_processes
-    draws = _Draws(study, learnt, processor, config, settings, world, accelerator.process_index)
     steps = settings.epochs * (len(learnt) // settings.tiles)
     optimizer = _optimizer(model, settings)
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
@@ -329,7 +327,7 @@ def _step(
         batch = {name: value.to(accelerator.device) for name, value in draws(task, step).items()}
         # Reports are read in full precision: half of it has three digits, and their numbers have more.
         short = torch.autocast(accelerator.device.type, dtype=torch.bfloat16, enabled=task != "sites")
-        with short if task != "sites" else contextlib.nullcontext():
+        with short:
             terms = model(task, batch, masked=task == "tiles" and step % settings.mask_every == 0)
         loss = total(terms)
         if not torch.isfinite(loss):
@@ -454,7 +452,10 @@ def manifest(study: Study, tiles_dir: Path, settings: Settings) -> dict[str, Any
     """Every file that was trained on, with its SHA-256, and the settings."""
     files = {str(file): study.path(file) for _, file in study.files()}
     files |= {f"{kind}/{p.name}": p for kind in ("images", "masks") for p in sorted((tiles_dir / kind).glob("*.tif"))}
-    digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(files.items())}
+    digests = {}
+    for name, path in sorted(files.items()):
+        with path.open("rb") as file:
+            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return {"settings": asdict(settings), "study": study.fingerprint(), "files": digests}
 
 

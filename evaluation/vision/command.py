@@ -416,25 +416,9 @@ def retrieve(
 
 
 def _encoder(model: str, device: str | None, size: int | None) -> Any:
-    import logging
-
     from evaluation.vision.encoders import load_encoder
 
-    # A doubt about the units of a band is told once and not for each of ten thousand tiles.
-    logging.getLogger("processing.image_processing_agriclip").addFilter(_Once().first)
     return load_encoder(model, device, size)
-
-
-class _Once:
-    """Lets the first message through."""
-
-    def __init__(self) -> None:
-        self.told = False
-
-    def first(self, record: Any) -> bool:
-        """Whether this is the first message."""
-        first, self.told = not self.told, True
-        return first
 
 
 def _table(

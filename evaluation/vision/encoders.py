@@ -9,9 +9,11 @@ SigLIP by its pooling head over one cell at a time.
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -127,6 +129,7 @@ class AgriClipEncoder(Encoder):
 
         super().__init__(source, "agriclip", device)
         self.size = size
+        self._told_a_doubt = False
         self.model, missing = _load(AgriClipModel, source)
         self.aligned = not missing & {"visual_projection", "text_projection", "logit_scale"}
         if missing & {"vision_model", "text_model"}:
@@ -161,10 +164,25 @@ class AgriClipEncoder(Encoder):
             self.resized += len(images)
             options |= {"do_resize": True, "size": {"longest_edge": MOST_EDGE}}
         try:
-            batch = self.processor.image_processor([image.stack for image in images], **options)
+            with self._telling_once():
+                batch = self.processor.image_processor([image.stack for image in images], **options)
         except ValueError as error:
             raise AgriClipError(f"The images do not fit the model's processor: {error}") from error
         return {name: value.to(self.device) for name, value in batch.items()}
+
+    @contextmanager
+    def _telling_once(self) -> Iterator[None]:
+        """A doubt about the units of a band is told for the first batch, not for each of ten thousand tiles."""
+        logger = logging.getLogger(type(self.processor.image_processor).__module__)
+        logger.addFilter(self._not_told_before)
+        try:
+            yield
+        finally:
+            logger.removeFilter(self._not_told_before)
+
+    def _not_told_before(self, record: logging.LogRecord) -> bool:
+        before, self._told_a_doubt = self._told_a_doubt, True
+        return not before
 
     @torch.inference_mode()
     def encode_images(self, images: Sequence[Image], features: str = "projected") -> FloatArray:

@@ -12,7 +12,6 @@ import torch
 from affine import Affine
 from PIL import Image
 from transformers import BatchFeature
-from transformers.utils import logging as transformers_logging
 
 from processing.image_processing_agriclip import AgriClipImageProcessor
 from processing.sensors_agriclip import ChannelSpec, find_channel, get_sensor
@@ -288,7 +287,6 @@ def test_the_offset_of_sentinel2_is_removed_when_it_is_inside(processor: AgriCli
 def test_a_range_that_looks_wrong_is_told_once(
     image: np.ndarray, sensor: str, told: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    transformers_logging.set_verbosity_warning()  # a command run before in this process may have silenced it
     with caplog.at_level(logging.WARNING):
         AgriClipImageProcessor()([image, image], sensor=sensor)
     messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]

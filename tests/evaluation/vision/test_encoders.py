@@ -110,6 +110,19 @@ def test_dense_features_agree_with_the_pooled_one_where_there_is_one_cell(siglip
     torch.testing.assert_close(tower.head(tokens), tower.head(tokens.flatten(0, 1).unsqueeze(1)))
 
 
+def test_a_doubt_about_units_is_told_once_by_an_encoder_and_again_by_the_next(
+    agriclip_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_tile(tmp_path / "0.tif", np.full((6, 8, 8), 300, np.int16), scale=1.0)
+    table = find_images(tmp_path)
+    for _ in range(2):
+        caplog.clear()
+        encoder = load_encoder(agriclip_folder, "cpu")
+        for _ in range(2):
+            encoder.encode_images([table.read(0)])
+        assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+
+
 def test_long_texts_are_cut_and_counted(clip_folder: Path, siglip_folder: Path, agriclip_folder: Path) -> None:
     long = " ".join(["soybean"] * 600)
     for folder in (clip_folder, siglip_folder, agriclip_folder):

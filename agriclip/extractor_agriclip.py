@@ -31,6 +31,31 @@ def date_features(dates: Tensor) -> Tensor:
     return torch.cat([harmonics, years, torch.ones_like(dated)], dim=-1) * dated
 
 
+def harmonic_regression(states: Tensor, seen: Tensor, dates: Tensor, harmonics: int, ridge: float = 0.1) -> Tensor:
+    """Least-squares fit of a yearly cycle to each feature of a series (harmonic analysis, Jakubauskas et al. 2001).
+
+    Args:
+        states: (B, T, D).
+        seen: 1 where a date counts (B, T).
+        dates: Days from 1 January of the reference year (B, T), 0 = undated: such dates tell of the mean only, as does
+            an image of a single date.
+        harmonics: Cycles a year of the fastest wave.
+        ridge: Penalty of the waves, not of the mean; it makes up for gaps.
+
+    Returns:
+        Mean, sines and cosines of the waves: (B, 1 + 2 harmonics, D) in float32; 0 where nothing is seen.
+    """
+    weight = seen.float().unsqueeze(-1)
+    waves = torch.arange(1, harmonics + 1, device=dates.device)
+    codes = fourier_features((dates.float() - 0.5) / _YEAR, 1.0 / waves)
+    several = (seen.bool() & (dates != 0)).sum(dim=1).gt(1)[:, None, None]
+    basis = torch.cat([torch.ones_like(weight), codes * (dates != 0).unsqueeze(-1) * several], dim=-1) * weight
+    penalty = torch.full((basis.shape[-1],), ridge, device=dates.device)
+    penalty[0] = 1e-4
+    normal = basis.transpose(1, 2) @ basis + penalty.diag()
+    return torch.linalg.solve(normal, basis.transpose(1, 2) @ states.float())
+
+
 class AgriClipTemporalLayer(GradientCheckpointingLayer):
     """Transformer block over the dates of a cell."""
 

@@ -543,6 +543,32 @@ class AgriClipForSemanticSegmentation(_AgriClipTwoTowers):
         self.segmentation_head = AgriClipSegmentationHead(config)
         self.post_init()
 
+    def get_image_descriptors(
+        self,
+        pixel_values: Tensor,
+        pixel_mask: Tensor | None = None,
+        channels: Tensor | None = None,
+        gsd: Tensor | None = None,
+        dates: Tensor | None = None,
+    ) -> Tensor:
+        """Features for a classifier of one's own, for sensors, series and classes that the towers were not trained on.
+
+        Statistics of the pixels' embedding by season, see [`AgriClipPixelDecoder.describe`]. What the towers make of an
+        image tells their own classes better, and others worse: deeper features keep what they were trained to tell.
+
+        Args:
+            pixel_values: Standardised pixels (B, T, C, H, W) or (B, C, H, W).
+            pixel_mask: 1 = valid, like `pixel_values`.
+            channels: Channel descriptions (B, C, 4).
+            gsd: Ground sample distance in metres (B,); taken so that a processor's output fits as it is.
+            dates: Days from 1 January (B, T).
+
+        Returns:
+            (B, 14 pixel_size) in float32, not normalised.
+        """
+        pixels, valid, channels, _, dates = self.vision_model.prepare(pixel_values, pixel_mask, channels, gsd, dates)
+        return self.segmentation_head.pixels.describe(pixels, valid, channels, dates)
+
     @merge_with_config_defaults
     @can_return_tuple
     def forward(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .base_agriclip import with_init_std
 from .channels_agriclip import AgriClipChannelEmbedding
 from .configuration_agriclip import AgriClipVisionConfig
+from .extractor_agriclip import harmonic_regression
 
 
 class AgriClipPixelBlock(nn.Module):
@@ -34,8 +35,11 @@ class AgriClipPixelBlock(nn.Module):
 
     def forward(self, hidden_states: Tensor, keep: Tensor) -> Tensor:
         """(B, C, h, w) and its mask (B, 1, h, w) to (B, C', h, w), 0 where masked."""
-        changed = self.conv2(self.activation(self.conv1(hidden_states)) * keep)
-        return self.activation(self.shortcut(hidden_states) + changed) * keep
+        changed = self.conv1(hidden_states)
+        # Under autocast convolutions answer in half precision, and the rest follows them.
+        keep = keep.to(changed.dtype)
+        changed = self.conv2(self.activation(changed) * keep)
+        return self.activation(self.shortcut(hidden_states).to(changed.dtype) + changed) * keep
 
 
 class AgriClipPixelDecoder(nn.Module):
@@ -100,8 +104,37 @@ class AgriClipPixelDecoder(nn.Module):
             state = block(torch.cat([state, left[level]], dim=1), keeps[level])
         return state[..., :height, :width], keep
 
+    def describe(self, pixels: Tensor, valid: Tensor, channels: Tensor, dates: Tensor, harmonics: int = 6) -> Tensor:
+        """What the pixels are like, without regard to their places: means by season, and the spread.
+
+        A network that was made for one task forgets what others need. The embedding of single pixels is linear in their
+        values and has not forgotten anything yet, whatever the sensor.
+
+        Args:
+            pixels: (B, T, C, H, W), 0 where not valid.
+            valid: (B, T, C, H, W), in the dtype of `pixels`.
+            channels: Descriptions (B, C, 4).
+            dates: Days from 1 January of the reference year (B, T), 0 = undated.
+            harmonics: Waves a year of the seasonal cycle.
+
+        Returns:
+            Mean and waves over the dates of the mean pixel, and standard deviation over pixels and dates:
+            (B, (2 + 2 harmonics) d) in float32.
+        """
+        states = self.embedding(pixels, valid, self.embedding.generate(channels)).float()  # (B, T, H, W, d)
+        keep = self.embedding.cell_mask(valid).unsqueeze(-1).float()
+        count = keep.sum(dim=(2, 3))
+        means = (states * keep).sum(dim=(2, 3)) / count.clamp(min=1)
+        cycle = harmonic_regression(means, count[..., 0] > 0, dates, harmonics)
+        every = keep.sum(dim=(1, 2, 3)).clamp(min=1)
+        apart = states - ((states * keep).sum(dim=(1, 2, 3)) / every)[:, None, None, None]
+        spread = ((apart.square() * keep).sum(dim=(1, 2, 3)) / every).clamp(min=1e-12).sqrt()
+        return torch.cat([cycle.flatten(1), spread], dim=1)
+
     def _embed(self, pixels: Tensor, valid: Tensor, channels: Tensor) -> Tensor:
         """Mean over the valid dates of the embedded pixels, (B, d, H, W)."""
         embedded = self.embedding(pixels, valid, self.embedding.generate(channels))  # (B, T, H, W, d)
-        count = self.embedding.cell_mask(valid).sum(dim=1)
-        return (embedded.sum(dim=1) / count.clamp(min=1).unsqueeze(-1).to(embedded.dtype)).permute(0, 3, 1, 2)
+        if embedded.shape[1] > 1:
+            count = self.embedding.cell_mask(valid).sum(dim=1, keepdim=True)
+            embedded = embedded.sum(dim=1, keepdim=True) / count.clamp(min=1).unsqueeze(-1).to(embedded.dtype)
+        return embedded[:, 0].permute(0, 3, 1, 2)

@@ -47,10 +47,18 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document in
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Features = Annotated[
     str,
-    typer.Option(help="pooled (before the projection), projected, or cells (pooled, mean and spread of the cells)."),
+    typer.Option(
+        help="pooled (before the projection), projected, cells (pooled, mean and spread of the cells), or descriptor "
+        "(statistics of the embedded pixels by season: for other sensors, series and classes)."
+    ),
 ]
-
-
+ProbeFeatures = Annotated[
+    str | None,
+    typer.Option(
+        help="descriptor, pooled, projected or cells, as for `agriclip embed`. [default: descriptor where the model has "
+        "a pixels' path, else pooled]"
+    ),
+]
 By = Annotated[
     str,
     typer.Option(
@@ -245,7 +253,7 @@ def probe(
         typer.Option(min=2, help="Cut images into squares of so many pixels, each seen alone (with masks)."),
     ] = None,
     dense: Annotated[bool, typer.Option("--dense", help="Probe the model's cells against masks.")] = False,
-    features: Features = "pooled",
+    features: ProbeFeatures = None,
     folds: Annotated[int, typer.Option(min=2, help="Folds of blocks, where the labels give no split.")] = 5,
     block: Annotated[
         float | None, typer.Option(help="Edge of a block in the images' coordinates. [default: five images]")
@@ -279,11 +287,12 @@ def probe(
     from processing.errors import AgriClipError, nearest
 
     still = quiet or as_json
-    if features not in FEATURES:
+    if features is not None and features not in FEATURES:
         raise AgriClipError(f"There are no features called '{features}'; {nearest(features, FEATURES)}.")
     if (images is None) == (series is None):
         raise AgriClipError("Give either --images or --series, what is to be classified.")
     encoder = _encoder(model, device, size)
+    features = features or encoder.probe_features
     table = None
     if series is not None:
         units = series_units(encoder, series, sensor or "modis_vi", None, features, limit, batch, still)

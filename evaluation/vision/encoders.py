@@ -30,7 +30,7 @@ from processing.numbers_agriclip import canonicalise
 __all__ = ["FEATURES", "AgriClipEncoder", "Encoder", "PhotographEncoder", "load_encoder"]
 
 FloatArray = NDArray[np.float32]
-FEATURES = ("pooled", "projected", "cells")
+FEATURES = ("descriptor", "pooled", "projected", "cells")
 MOST_EDGE = 512  # pixels: attention over a larger image would not fit in memory
 TEXTS_AT_ONCE = 64
 
@@ -61,7 +61,8 @@ class Encoder(ABC):
         Args:
             images: The images.
             features: `projected`: in the space of the texts; `pooled`: before the projection; `cells`: pooled, and
-                mean and spread of the cells.
+                mean and spread of the cells; `descriptor`: statistics of the embedded pixels by season (AgriCLIP
+                with a segmentation head).
         """
 
     @abstractmethod
@@ -100,6 +101,18 @@ class Encoder(ABC):
     def compares_pixels(self) -> bool:
         """Whether the model has learnt to compare single pixels with texts."""
         return False
+
+    @property
+    def probe_features(self) -> str:
+        """What a probe sees where nothing else is asked for."""
+        return "descriptor" if self.compares_pixels else "pooled"
+
+    def _require_pixels(self) -> None:
+        if not self.compares_pixels:
+            raise AgriClipError(
+                f"The model in '{self.name}' has no pixels' path of its own, which descriptors are made from; ask for "
+                "'pooled' or 'cells'."
+            )
 
     def told(self) -> dict[str, Any]:
         """What the results say of the model."""
@@ -192,6 +205,9 @@ class AgriClipEncoder(Encoder):
     @torch.inference_mode()
     def encode_tensors(self, inputs: dict[str, Tensor], features: str) -> FloatArray:
         """Tensors of the model to embeddings (B, D)."""
+        if features == "descriptor":
+            self._require_pixels()
+            return _numpy(self.segmenter.get_image_descriptors(**inputs))
         seen = self.model.vision_model(**inputs)
         if features == "projected":
             self._require_alignment()
@@ -336,6 +352,8 @@ class PhotographEncoder(Encoder):
     @torch.inference_mode()
     def encode_images(self, images: Sequence[Image], features: str = "projected") -> FloatArray:
         """Images to embeddings (B, D)."""
+        if features == "descriptor":
+            self._require_pixels()
         pixels = self._pixels(images)
         if features == "projected":
             return _numpy(_embedding(self.model.get_image_features(pixel_values=pixels)))

@@ -99,12 +99,12 @@ class Settings:
         seed: Seed of weights and draws.
     """
 
-    epochs: int = 20
+    epochs: int = 42
     tiles: int = 8
     sites: int = 32
     series: int = 24
     phrases: int = 32
-    reading_steps: int = 600
+    reading_steps: int = 1500
     season_steps: int = 1500
     learning_rate: float = 1e-3
     pixel_rate: float = 2.0

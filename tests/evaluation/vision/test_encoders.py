@@ -72,6 +72,25 @@ def test_the_segmentation_head_is_asked_as_its_own_class_would_be(agriclip_folde
     assert larger.segment(images[:1], larger.segment_texts(TEXTS))[0].shape == (3, 20, 28)
 
 
+def test_descriptors_are_the_segmentation_models_own_and_photograph_models_have_none(
+    agriclip_folder: Path, clip_folder: Path, tiles: Path
+) -> None:
+    encoder, table = load_encoder(agriclip_folder, "cpu"), find_images(tiles)
+    images = [table.read(i) for i in range(3)]
+    model = AgriClipForSemanticSegmentation.from_pretrained(agriclip_folder).eval()
+    inputs = AgriClipProcessor.from_pretrained(agriclip_folder).image_processor(
+        [str(f) for f in sorted(tiles.iterdir())], sensor="landsat8", return_tensors="pt"
+    )
+    with torch.no_grad():
+        expected = model.get_image_descriptors(**inputs)
+    np.testing.assert_allclose(encoder.encode_images(images, "descriptor"), expected, atol=1e-5)
+    assert encoder.probe_features == "descriptor"
+    other = load_encoder(clip_folder, "cpu")
+    assert other.probe_features == "pooled"
+    with pytest.raises(AgriClipError, match="no pixels' path of its own"):
+        other.encode_images(images, "descriptor")
+
+
 @pytest.mark.parametrize("family", ["clip", "siglip"])
 def test_photograph_models_are_asked_as_transformers_would(
     family: str, request: pytest.FixtureRequest, tmp_path: Path

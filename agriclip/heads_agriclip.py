@@ -122,15 +122,17 @@ class AgriClipSegmentationHead(nn.Module):
     def compare(self, features: Tensor, keep: Tensor, prompts: Tensor) -> Tensor:
         """Features (B, d, H, W) under a mask (B, 1, H, W) and prompts (B, K, P) to logits (B, K, H, W).
 
-        Cosines of projected pixels and projected prompts, worked out without projecting a pixel: with x a pixel and a
-        1, W the projection and its bias and q a prompt of length 1, q Wx is (W'q) x, and |Wx| is the root of x (W'W) x.
+        Cosines of projected pixels and projected prompts, worked out without projecting a pixel: with x a pixel with
+        a 1 below it, W the projection with its bias, q a prompt of length 1, q Wx is (W'q) x and |Wx|^2 is x (W'W) x.
         """
         height, width = features.shape[-2:]
         # In full precision, whatever runs around it: the length is a difference of larger numbers.
         with torch.autocast(features.device.type, enabled=False):
             projection = torch.cat([self.out_proj.weight.flatten(1), self.out_proj.bias[:, None]], dim=1).float()
             pixels = nn.functional.pad(features.float().flatten(2), (0, 0, 0, 1), value=1.0)  # (B, d + 1, H * W)
-            queries = nn.functional.normalize(self.prompt_proj(prompts.to(self.prompt_proj.weight.dtype)).float(), dim=-1)
+            queries = nn.functional.normalize(
+                self.prompt_proj(prompts.to(self.prompt_proj.weight.dtype)).float(), dim=-1
+            )
             squares = (projection.t() @ projection).expand(len(pixels), -1, -1)
             products = torch.bmm(torch.cat([queries @ projection, squares], dim=1), pixels)
             asked, turned = products.split([queries.shape[1], len(projection.t())], dim=1)
@@ -138,7 +140,7 @@ class AgriClipSegmentationHead(nn.Module):
             cosines = (asked * length.clamp(min=1e-12).rsqrt()).unflatten(2, (height, width))
             # Zero where nothing is seen, as the tower's own cells are.
             logits = cosines * keep * self.scale()
-            return logits + self.prompt_bias(prompts.to(self.prompt_bias.weight.dtype)).float().unsqueeze(-1)
+            return logits + self.prompt_bias(prompts).float().unsqueeze(-1)
 
 
 class AgriClipDecoderLayer(nn.Module):

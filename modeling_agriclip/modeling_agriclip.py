@@ -551,10 +551,10 @@ class AgriClipForSemanticSegmentation(_AgriClipTwoTowers):
         gsd: Tensor | None = None,
         dates: Tensor | None = None,
     ) -> Tensor:
-        """Features for a classifier of one's own, for sensors, series and classes that the towers were not trained on.
+        """Features for a classifier of one's own: for sensors, series and classes that the towers do not know.
 
-        Statistics of the pixels' embedding by season, see [`AgriClipPixelDecoder.describe`]. What the towers make of an
-        image tells their own classes better, and others worse: deeper features keep what they were trained to tell.
+        Statistics of the pixels' embedding by season, see [`AgriClipPixelDecoder.describe`]. What the towers make of
+        an image tells their own classes better and others worse: deeper features keep what they were trained to tell.
 
         Args:
             pixel_values: Standardised pixels (B, T, C, H, W) or (B, C, H, W).

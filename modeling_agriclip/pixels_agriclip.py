@@ -107,8 +107,8 @@ class AgriClipPixelDecoder(nn.Module):
     def describe(self, pixels: Tensor, valid: Tensor, channels: Tensor, dates: Tensor, harmonics: int = 6) -> Tensor:
         """What the pixels are like, without regard to their places: means by season, and the spread.
 
-        A network that was made for one task forgets what others need. The embedding of single pixels is linear in their
-        values and has not forgotten anything yet, whatever the sensor.
+        A network that was made for one task forgets what others need. The embedding of single pixels is linear in
+        their values and has not forgotten anything yet, whatever the sensor.
 
         Args:
             pixels: (B, T, C, H, W), 0 where not valid.

@@ -55,8 +55,8 @@ Features = Annotated[
 ProbeFeatures = Annotated[
     str | None,
     typer.Option(
-        help="descriptor, pooled, projected or cells, as for `agriclip embed`. [default: descriptor where the model has "
-        "a pixels' path, else pooled]"
+        help="descriptor, pooled, projected or cells, as for `agriclip embed`. [default: descriptor where the model "
+        "has a pixels' path, else pooled]"
     ),
 ]
 By = Annotated[

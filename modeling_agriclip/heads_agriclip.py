@@ -130,9 +130,8 @@ class AgriClipSegmentationHead(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             projection = torch.cat([self.out_proj.weight.flatten(1), self.out_proj.bias[:, None]], dim=1).float()
             pixels = nn.functional.pad(features.float().flatten(2), (0, 0, 0, 1), value=1.0)  # (B, d + 1, H * W)
-            queries = nn.functional.normalize(
-                self.prompt_proj(prompts.to(self.prompt_proj.weight.dtype)).float(), dim=-1
-            )
+            prompts = prompts.to(self.prompt_proj.weight.dtype)
+            queries = nn.functional.normalize(self.prompt_proj(prompts).float(), dim=-1)
             squares = (projection.t() @ projection).expand(len(pixels), -1, -1)
             products = torch.bmm(torch.cat([queries @ projection, squares], dim=1), pixels)
             asked, turned = products.split([queries.shape[1], len(projection.t())], dim=1)

@@ -31,6 +31,10 @@ FINE = 2  # imagery pixels per cell edge
 NODATA = -9999.0
 MONTH_LENGTHS = np.array([31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
 MID_DAYS = np.cumsum(MONTH_LENGTHS) - MONTH_LENGTHS / 2.0
+# The year's warmth lags the sun: coldest about 15 January, warmest about 16 July. Rain has a ripple of half a year.
+WAVE = -np.cos(2.0 * np.pi * (MID_DAYS - 15.5) / 365.0)[:, None, None]
+RIPPLE = (1.0 + 0.12 * np.cos(2.0 * np.pi * (np.arange(12) - 4) / 6.0))[:, None, None]
+SUMMER = slice(5, 9)  # June to September
 
 # Constants of the heat-unit rule, as used for winter wheat and soybean in the United States.
 WHEAT_HEAT = 1750.0  # degC day above 0 from 1 January until wheat is harvested
@@ -89,7 +93,7 @@ class Climate:
     def changed(self, warming: float, winter_rain: float, summer_rain: float) -> Climate:
         """Return this climate under a scenario: warming in degC, factors on rain of October-May and June-September."""
         factor = np.full(12, winter_rain)
-        factor[5:9] = summer_rain
+        factor[SUMMER] = summer_rain
         return Climate(self.mean + warming, self.minimum + warming, self.rain * factor[:, None, None])
 
 
@@ -173,8 +177,30 @@ def heat_unit_rule(climate: Climate) -> dict[str, FloatArray]:
         "season_days": np.maximum(freeze - sowing, 0).astype(np.float64),
         "heat_left": (units * growing).sum(axis=0),
         "annual_rain": climate.rain.sum(axis=0),
-        "summer_rain": climate.rain[5:9].sum(axis=0),
+        "summer_rain": climate.rain[SUMMER].sum(axis=0),
     }
+
+
+def monthly_climate(derived: dict[str, FloatArray]) -> Climate:
+    """Return the months that `heat_unit_rule` made variables of.
+
+    A year of this landscape has five degrees of freedom (a mean, a swing, how far nights are colder, rain in summer
+    and rain otherwise), and five variables tell them, as exactly as they are written.
+
+    Args:
+        derived: Variable name -> (height, width), of any climate or scenario of a virtual landscape.
+    """
+    lengths = MONTH_LENGTHS[:, None, None] / 365.0
+    quarter = max(float(np.mean([WAVE[m - 1], WAVE[m], WAVE[(m + 1) % 12]])) for m in range(12))
+    middle = float((WAVE * lengths).sum())
+    swing = (derived["warmest_quarter"] - derived["annual_temperature"]) / (quarter - middle)
+    mean = derived["annual_temperature"] + swing * (WAVE - middle)
+    minimum = mean - (mean.min(axis=0) - derived["coldest_minimum"])
+    rain = np.repeat((derived["annual_rain"] - derived["summer_rain"])[None], 12, axis=0)
+    rain[SUMMER] = derived["summer_rain"]
+    share = np.repeat(RIPPLE.sum() - RIPPLE[SUMMER].sum(), 12)[:, None, None]
+    share[SUMMER] = RIPPLE[SUMMER].sum()
+    return Climate(mean=mean, minimum=minimum, rain=rain * RIPPLE / share)
 
 
 def suitability(climate: dict[str, FloatArray], land: dict[str, FloatArray]) -> FloatArray:
@@ -244,16 +270,13 @@ def _climate(rng: np.random.Generator, elevation: FloatArray) -> Climate:
     east = np.linspace(0.0, 1.0, width)[None, :]
     annual = 18.3 - 13.5 * north - 0.0060 * (elevation - 300.0) + 0.7 * _field(rng, height, width, 18.0 * unit)
     swing = 8.5 + 5.5 * north + 2.5 * (1.0 - east) + 0.5 * _field(rng, height, width, 24.0 * unit)
-    # the year's warmth lags the sun: coldest about 15 January, warmest about 16 July
-    wave = -np.cos(2.0 * np.pi * (MID_DAYS - 15.5) / 365.0)[:, None, None]
-    mean = annual + swing * wave
+    mean = annual + swing * WAVE
     minimum = mean - (5.2 + 0.8 * (1.0 - east))
     total = 560.0 + 640.0 * east + 120.0 * (1.0 - north) + 85.0 * _field(rng, height, width, 20.0 * unit)
     summer = np.clip(0.39 + 0.05 * (1.0 - east) + 0.035 * _field(rng, height, width, 26.0 * unit), 0.22, 0.60)
     share = np.where((np.arange(12) >= 5) & (np.arange(12) < 9), 1.0, 0.0)[:, None, None]
     rain = np.maximum(total, 250.0) * (share * summer / 4.0 + (1.0 - share) * (1.0 - summer) / 8.0)
-    ripple = 1.0 + 0.12 * np.cos(2.0 * np.pi * (np.arange(12) - 4) / 6.0)[:, None, None]
-    return Climate(mean=mean, minimum=minimum, rain=rain * ripple)
+    return Climate(mean=mean, minimum=minimum, rain=rain * RIPPLE)
 
 
 def _imagery(rng: np.random.Generator, climate: Climate, truth: FloatArray) -> tuple[FloatArray, FloatArray]:

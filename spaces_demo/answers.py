@@ -276,10 +276,10 @@ def segment_upload(
 
     try:
         with engine.alone():
-            maps = map_scene(upload.path, engine.model_dir, texts, folder, sensor=sensor or None, quiet=True)
+            maps = map_scene(upload.path, engine.segment_dir, texts, folder, sensor=sensor or None, quiet=True)
     except AgriClipError as error:
         # Names of the server's folders are nobody's business.
-        said = str(error).replace(str(upload.path), upload.name).replace(str(engine.model_dir), "the model")
+        said = str(error).replace(str(upload.path), upload.name).replace(str(engine.segment_dir), "the model")
         raise AgriClipError(said) from error
     files = [*maps.probability.values()]
     if maps.classes is not None:

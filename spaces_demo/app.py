@@ -2,7 +2,7 @@
 
 Where double-cropped soybean can be grown, today and in scenarios: seven screens on a precomputed example, with the
 model behind them for places, reports and rasters of one's own. The page opens without the model, which is loaded in
-the background.
+the background. The example is that of a real study where one was built, else an invented landscape, which says so.
 """
 
 from __future__ import annotations
@@ -21,13 +21,18 @@ if str(_ROOT) not in sys.path:
 
 from processing.errors import AgriClipError  # noqa: E402
 from spaces_demo.engine import Engine  # noqa: E402
-from spaces_demo.example import Example  # noqa: E402
+from spaces_demo.example import Example, default_example  # noqa: E402
 from spaces_demo.planting import Planting  # noqa: E402
 
 TITLE = "AgriCLIP: where can soybean follow wheat?"
 #: Events that wait at most; the next visitor is told to come back.
 MOST_WAITING = 48
 MOST_UPLOAD = "200mb"
+#: Below the header where the landscape exists nowhere.
+INVENTED = (
+    '<p class="ac-invented">This landscape is invented: its places, climate and crop exist nowhere. Put your own '
+    "study here: <code>python -m spaces_demo.build_example OUTPUT --data DATA</code></p>"
+)
 _PACKAGE = Path(sys.modules["spaces_demo"].__file__ or _HERE).resolve().parent
 
 
@@ -35,8 +40,8 @@ def build_app(example_dir: str | Path | None = None, model_dir: str | Path | Non
     """Build the page.
 
     Args:
-        example_dir: Folder of `spaces_demo.build_example`; the one that lies here if None.
-        model_dir: Model folder; `AGRICLIP_MODEL` or `agriclip/` if None.
+        example_dir: Folder of `spaces_demo.build_example`; if None `default_example()`.
+        model_dir: Model of suitability; if None the example's own, else `AGRICLIP_MODEL` or `agriclip/`.
 
     Returns:
         `gr.Blocks` with its queue; its `page` holds example and model.
@@ -54,14 +59,16 @@ def build_app(example_dir: str | Path | None = None, model_dir: str | Path | Non
     from spaces_demo.screens import evaluation, explore, export, my_data, point, text, what_if
     from spaces_demo.sessions import OLDEST, Session, remove_old
 
-    example = Example(example_dir or _PACKAGE / "example")
+    example = Example(example_dir or default_example())
     page = Page(example, Engine(example, model_dir), Planting(example))
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, OLDEST), fill_width=False) as demo:
+    title = "AgriCLIP: an invented landscape" if example.invented else TITLE
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, OLDEST), fill_width=False) as demo:
         page.session = gr.State(Session(), time_to_live=OLDEST, delete_callback=lambda session: session.remove())
         page.place = gr.State(page.start)
         gr.HTML(
             '<header class="ac-header"><h1>Where can soybean follow wheat?</h1>'
-            f"<p>{_escaped(example.summary['title'])}: a map to click, today and in later climates.</p></header>",
+            f"<p>{_escaped(example.summary['title'])}: a map to click, today and in later climates.</p>"
+            f"{INVENTED if example.invented else ''}</header>",
             apply_default_css=False,
         )
         with gr.Tabs(elem_id="screens"):

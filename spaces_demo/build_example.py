@@ -56,6 +56,7 @@ def build_example(
     study_file: str | Path | None = None,
     data: str | Path | None = None,
     imagery: bool = True,
+    invented: bool = False,
 ) -> dict[str, Any]:
     """Write the example.
 
@@ -65,6 +66,7 @@ def build_example(
         study_file: The study; by default the one that lies beside the fitted model.
         data: Folder of the study's data; by default what the study says.
         imagery: Take the imagery along, so that the live model sees what the map saw.
+        invented: The landscape exists nowhere; the page says so, and draws no towns on it.
 
     Returns:
         The summary, as it is written to `summary.json`.
@@ -94,6 +96,8 @@ def build_example(
         training = _write_sites(study, studied, temporary)
         _write_study(study, studied, parts, temporary)
         summary = _summary(source, told, fitted, study, studied, climates, training)
+        if invented:
+            summary["invented"] = True
         write_whole(temporary / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
         size = sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file())
         if size > MOST_BYTES:
@@ -471,9 +475,10 @@ def main(
         Path | None, typer.Option(envvar="AGRICLIP_DATA", help="Folder of the study's data files.")
     ] = None,
     imagery: Annotated[bool, typer.Option(help="Take the imagery along.")] = True,
+    invented: Annotated[bool, typer.Option("--invented", help="The landscape exists nowhere; say so.")] = False,
 ) -> None:
     """Write the example that the Space opens on."""
-    made = build_example(study_output, output, study_file=study, data=data, imagery=imagery)
+    made = build_example(study_output, output, study_file=study, data=data, imagery=imagery, invented=invented)
     typer.echo(f"{output}: {len(made['climates'])} climates, {made['bytes'] / 1e6:.2f} MB")
 
 

@@ -1,6 +1,7 @@
 """`python -m spaces_demo.bundle FOLDER`: a folder that is a whole Space, ready to be uploaded as it is.
 
-The Space's own files lie at its root, the packages that they import beside them, and the model in `agriclip/`.
+The Space's own files lie at its root, the packages that they import beside them, and a model in `agriclip/`. It opens
+on the example of a real study where one was built, else on the invented landscape, which brings the model of its maps.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Annotated
 import typer
 
 from processing.errors import AgriClipError
+from spaces_demo.example import Example, default_example
 
 __all__ = ["bundle"]
 
@@ -25,7 +27,7 @@ def bundle(folder: str | Path, model: str | Path | None = None) -> Path:
 
     Args:
         folder: Where it goes; must not exist, or be empty.
-        model: Model folder; without one the Space takes AGRICLIP_MODEL.
+        model: Model folder; without one the Space takes that of its example, and AGRICLIP_MODEL.
 
     Raises:
         AgriClipError: The folder holds something, or there is no model or no example.
@@ -35,12 +37,13 @@ def bundle(folder: str | Path, model: str | Path | None = None) -> Path:
         raise AgriClipError(f"'{target}' is not empty; name a new folder.")
     if model is not None and not (Path(model) / "config.json").is_file():
         raise AgriClipError(f"There is no model in '{model}'; give a folder that `agriclip fit` has written.")
-    if not (_ROOT / "spaces_demo" / "example" / "summary.json").is_file():
-        raise AgriClipError("There is no example yet; run `python -m spaces_demo.build_example STUDY_OUTPUT` first.")
+    shown = Example(default_example()).folder
     target.mkdir(parents=True, exist_ok=True)
-    ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
     for package in _PACKAGES:
-        shutil.copytree(_ROOT / package, target / package, ignore=ignored)
+        ignored = ["__pycache__", "*.pyc", ".*"]
+        if package == "spaces_demo":
+            ignored += [other for other in ("example", "virtual") if other != shown.name]
+        shutil.copytree(_ROOT / package, target / package, ignore=shutil.ignore_patterns(*ignored))
     for name in _AT_ROOT:
         shutil.copyfile(_ROOT / "spaces_demo" / name, target / name)
     shutil.copyfile(_ROOT / "LICENSE", target / "LICENSE")
@@ -54,7 +57,9 @@ def main(
     model: Annotated[Path | None, typer.Option("--model", "-m", help="Model folder to take along.")] = None,
 ) -> None:
     """Make a folder that is a whole Space."""
-    typer.echo(f"Upload {bundle(folder, model)} as it is.")
+    made, shown = bundle(folder, model), Example(default_example())
+    what = "the invented landscape" if shown.invented else "the study"
+    typer.echo(f"{made} opens on {what} of spaces_demo/{shown.folder.name}. Upload it as it is.")
 
 
 if __name__ == "__main__":

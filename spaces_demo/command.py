@@ -16,11 +16,14 @@ def demo_space(
     ] = None,
     model: Annotated[
         Path | None,
-        typer.Option("--model", "-m", help="Model folder. [default: AGRICLIP_MODEL, or agriclip/ beside the code]"),
+        typer.Option("--model", "-m", help="Model folder. [default: the example's own, AGRICLIP_MODEL, or agriclip/]"),
     ] = None,
     example: Annotated[
         Path | None,
-        typer.Option(help="Folder of `python -m spaces_demo.build_example`. [default: spaces_demo/example]"),
+        typer.Option(
+            help="Folder of `python -m spaces_demo.build_example`. [default: spaces_demo/example if it was built, "
+            "else the invented landscape in spaces_demo/virtual]"
+        ),
     ] = None,
     share: Annotated[bool, typer.Option("--share", help="Also a public address for three days.")] = False,
     mcp: Annotated[bool, typer.Option("--mcp", help="Also serve the endpoints as MCP tools.")] = False,

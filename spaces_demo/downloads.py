@@ -114,6 +114,7 @@ def export_zip(example: Example, keys: Sequence[str], layers: Sequence[str], thr
     files.append(write_area_table(example, list(dict.fromkeys(keys)), threshold, folder / "areas.csv"))
     manifest = {
         "title": example.summary["title"],
+        "invented": example.invented,
         "quantity": example.quantity,
         "threshold": threshold,
         "model_sha256": example.summary["model_sha256"],

@@ -1,9 +1,10 @@
 """The model behind the page: loaded in the background, asked under a lock, never by two visitors at once.
 
-Three choices define this file. torch and transformers are imported when the model is first asked, so the page opens
-without them. A place is asked with the image of today that the map was made with, and once without it. And a report
-that a visitor wrote goes the same way as that of a cell: its numbers become slots, and every member of the ensemble
-answers with its own calibration.
+Four choices define this file. torch and transformers are imported when the model is first asked, so the page opens
+without them. A place is asked with the image of today that the map was made with, and once without it. A report that
+a visitor wrote goes the same way as that of a cell: its numbers become slots, and every member of the ensemble answers
+with its own calibration. And the folder that judges suitability need not be the one that segments images by text: an
+example may bring the small model of its maps, beside the released one.
 """
 
 from __future__ import annotations
@@ -72,12 +73,18 @@ class Engine:
 
     Args:
         example: The example.
-        model_dir: Model folder: a model or an ensemble with `members/`; `default_model()` if None.
+        model_dir: Folder of the model of suitability, or of an ensemble with `members/`; if None the example's own,
+            else `default_model()`.
+        segment_dir: Folder of the model that segments; if None that of suitability where it can, else
+            `default_model()`.
     """
 
-    def __init__(self, example: Example, model_dir: str | Path | None = None) -> None:
+    def __init__(
+        self, example: Example, model_dir: str | Path | None = None, segment_dir: str | Path | None = None
+    ) -> None:
         self.example = example
         self._given = None if model_dir is None else Path(model_dir)
+        self._segments = None if segment_dir is None else Path(segment_dir)
         self._lock = threading.RLock()
         self._ready = threading.Event()
         self._started = False
@@ -96,10 +103,17 @@ class Engine:
 
     @property
     def model_dir(self) -> Path:
-        """The model folder."""
+        """The folder of the model of suitability."""
         if self._given is None:
-            self._given = default_model()
+            self._given = self.example.model_dir or default_model()
         return self._given
+
+    @property
+    def segment_dir(self) -> Path:
+        """The folder of the model that segments images by text."""
+        if self._segments is None:
+            self._segments = self.model_dir if _segments(self.model_dir) else default_model()
+        return self._segments
 
     def warm(self) -> None:
         """Load the model in the background; at once, and only once."""
@@ -271,14 +285,8 @@ class Engine:
             yield
 
     def can_segment(self) -> bool:
-        """Whether the model folder holds weights that were fitted to segment images by text."""
-        file = self.model_dir / "model.safetensors"
-        if not file.is_file():
-            return False
-        with file.open("rb") as stream:
-            size = int.from_bytes(stream.read(8), "little")
-            names = json.loads(stream.read(min(size, 1 << 24)))
-        return any(name.startswith("segmentation_head.") for name in names)
+        """Whether there are weights that were fitted to segment images by text."""
+        return _segments(self.segment_dir)
 
 
 def check_report(text: str) -> None:
@@ -290,6 +298,17 @@ def check_report(text: str) -> None:
             f"The report has {len(text.split()):,} words and {len(text):,} characters, more than the "
             f"{MOST_CHARACTERS:,} characters that are read; keep the sentences on climate and soil."
         )
+
+
+def _segments(folder: Path) -> bool:
+    """Whether the weights of a folder, read from their names alone, have a head that segments."""
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        return False
+    with file.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        names = json.loads(stream.read(min(size, 1 << 24)))
+    return any(name.startswith("segmentation_head.") for name in names)
 
 
 def _repeated(seen: Any, count: int) -> Any:

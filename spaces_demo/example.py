@@ -21,11 +21,18 @@ from mapping.change import ChangeSummary, summarise_change
 from processing.errors import AgriClipError, nearest
 from processing.grids import Grid, transform_points
 
-__all__ = ["PRESENT", "Climate", "Example"]
+__all__ = ["PRESENT", "Climate", "Example", "default_example"]
 
 PRESENT = "present"
 MEAN = "Mean of the climate models"
 _OUTSIDE = 2  # class of the area of applicability
+_HERE = Path(__file__).resolve().parent
+
+
+def default_example() -> Path:
+    """The example that the page opens on: that of a real study, `example/`, or the invented one that is shipped."""
+    real = _HERE / "example"
+    return real if (real / "summary.json").is_file() else _HERE / "virtual"
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,17 @@ class Example:
     def threshold(self) -> float:
         """Probability from which land is called suitable, as the study says."""
         return float(self.summary["threshold"])
+
+    @property
+    def invented(self) -> bool:
+        """Whether the landscape exists nowhere."""
+        return bool(self.summary.get("invented", False))
+
+    @property
+    def model_dir(self) -> Path | None:
+        """The model that made the maps, where it lies in the example."""
+        folder = self.folder / "model"
+        return folder if (folder / "config.json").is_file() else None
 
     @property
     def quantity(self) -> str:
@@ -279,22 +297,23 @@ class Example:
             move = one["mean"] - now["probability"]
             word = "stays near" if abs(move) < 0.05 else "rises to" if move > 0 else "falls to"
             spread = f" ({percent(one['low'])} to {percent(one['high'])} between climate models)"
-            parts.append(f"it {word} {percent(one['mean'])}{spread if one['climate_models'] > 1 else ''} "
-                         f"under {one['title'].replace(', ', ' by ')}")  # fmt: skip
+            when = f" by {one['period']}" if one["period"] else ""
+            where = _named(one["pathway"], "the scenario ")
+            spread = spread if one["climate_models"] > 1 else ""
+            parts.append(f"it {word} {percent(one['mean'])}{spread} under {where}{when}")
         return f"{text}. " + (f"{_capital('; '.join(parts))}." if parts else "")
 
     def _trust(self, point: dict[str, Any]) -> str:
         """When not to trust the place's numbers."""
-        doubted = [s["title"] for s in point["scenarios"] if not s["trusted"]]
+        doubted = [s for s in point["scenarios"] if not s["trusted"]]
         now = point["present"]
         if now["outside"]:
             why = f" (most unusual: {now['most_unusual']})" if now.get("most_unusual") else ""
             return f"Do not trust this place: even today's climate here is unlike every labelled site{why}."
         if doubted:
-            return (
-                f"Read {' and '.join(doubted)} as a guess: most climate models are then outside what the model was "
-                "fitted on."
-            )
+            titles = [f"{_named(s['pathway'])}{', ' if s['period'] else ''}{s['period']}" for s in doubted]
+            who = "most climate models are" if any(s["climate_models"] > 1 for s in doubted) else "the climate is"
+            return f"Read {' and '.join(titles)} as a guess: {who} then outside what the model was fitted on."
         return "This climate, today's and the later ones, resembles places that the model was fitted on."
 
     # -- areas ------------------------------------------------------------------------------------------------------
@@ -328,6 +347,11 @@ def percent(probability: float) -> str:
     if probability < 0.01:
         return "below 1 %"
     return "above 99 %" if probability > 0.99 else f"{100 * probability:.0f} %"
+
+
+def _named(pathway: str, kind: str = "") -> str:
+    """A pathway in a sentence: SSP5-8.5 as it is, words such as 'warmer, drier summers' in quotes."""
+    return f"{kind}“{pathway}”" if " " in pathway else pathway
 
 
 def _capital(text: str) -> str:

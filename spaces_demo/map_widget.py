@@ -38,6 +38,7 @@ def map_value(
     labels: tuple[str, str] | None = None,
     marker: tuple[float, float] | None = None,
     streets: bool = False,
+    towns: bool = True,
 ) -> str:
     """What a map shows.
 
@@ -47,6 +48,7 @@ def map_value(
         labels: What stands at the left and the right of the divider.
         marker: Longitude and latitude of the pin.
         streets: Draw a street map from the internet below.
+        towns: Name some towns; not on a landscape that is invented.
     """
     south, west, north, east = first.bounds
     told = {
@@ -56,6 +58,7 @@ def map_value(
         "labels": labels,
         "marker": marker,
         "streets": streets,
+        "towns": towns,
     }
     return json.dumps(told)
 

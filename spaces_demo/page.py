@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from processing.errors import AgriClipError
+from spaces_demo import snippets
 from spaces_demo.engine import Engine
 from spaces_demo.example import PRESENT, Example
 from spaces_demo.planting import Planting
@@ -40,6 +41,11 @@ class Page:
     planting: Planting
     session: Any = None
     place: Any = None
+
+    @property
+    def made(self) -> snippets.Made:
+        """Where the commands shown find the study."""
+        return snippets.INVENTED if self.example.invented else snippets.REAL
 
     @functools.cached_property
     def start(self) -> tuple[float, float]:

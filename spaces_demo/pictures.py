@@ -208,7 +208,9 @@ def ranges_svg(point: dict[str, Any]) -> str:
     for one in point["scenarios"]:
         dots = [answer["probability"] for answer in one["models"].values()]
         rows.append((one["title"], one["mean"], one["low"], one["high"], one["trusted"], dots))
-    height, left, width = 32, 106, 430
+    height, width = 32, 430
+    rows = [(title if len(title) <= 26 else title[:25] + "…", *rest) for title, *rest in rows]
+    left = max(106, 6.8 * max(len(title) for title, *_ in rows) + 10)  # room for the longest title
     span = width - left - 58
 
     def at(value: float) -> float:

@@ -35,6 +35,11 @@ class Planting:
         return load_study(self.example.folder / "study.yaml", data_root=self.example.folder)
 
     @property
+    def possible(self) -> bool:
+        """Whether the example has the monthly climate that a card needs."""
+        return self.study.agronomy is not None
+
+    @property
     def climates(self) -> list[tuple[str, str]]:
         """(title, key) of the climates that have a card: the present, and scenarios of a single climate model."""
         found = []

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import dataclass
 
 __all__ = [
+    "INVENTED",
+    "REAL",
+    "Made",
     "command_block",
     "for_areas",
     "for_export",
@@ -16,7 +20,28 @@ __all__ = [
     "for_training",
 ]
 
-_STUDY = "studies/us_double_crop_soybean.yaml"
+
+@dataclass(frozen=True)
+class Made:
+    """Where the study of an example lies on the reader's own machine, and the command that puts it there.
+
+    Attributes:
+        study: Study file.
+        output: Folder of its model and maps.
+        before: Command to give first; empty where the study lies in the repository.
+    """
+
+    study: str
+    output: str
+    before: str = ""
+
+    def block(self, command: str, python: str) -> str:
+        """A command on the study, and its Python."""
+        return command_block(f"{self.before}\n{command}".lstrip(), python)
+
+
+REAL = Made("studies/us_double_crop_soybean.yaml", "out/us")
+INVENTED = Made("out/demo/landscape/study.yaml", "out/demo", "agriclip demo --output out/demo")
 
 
 def command_block(command: str, python: str) -> str:
@@ -28,10 +53,11 @@ def _fenced(text: str) -> str:
     return text.replace("```", "'''")
 
 
-def for_areas(key: str, threshold: float) -> str:
+def for_areas(key: str, threshold: float, made: Made = REAL) -> str:
     """Maps of a scenario, and its areas at a threshold."""
     what = "" if key == "present" else f" --scenario {shlex.quote(key)}"
-    first, second = "out/us/maps/present_probability.tif", f"out/us/maps/{key}_probability.tif"
+    maps = f"{made.output}/maps"
+    first, second = f"{maps}/present_probability.tif", f"{maps}/{key}_probability.tif"
     python = (
         "from mapping.change import change_map\n\n"
         f'summary = change_map("{first}",\n    "{second}",\n    "change.tif", threshold={threshold:g})\n'
@@ -42,18 +68,19 @@ def for_areas(key: str, threshold: float) -> str:
             "from mapping.change import suitable_area\n\n"
             f'print(suitable_area("{first}", threshold={threshold:g}), "ha")'
         )
-    return command_block(f"agriclip map {_STUDY} --output out/us{what}", python)
+    return made.block(f"agriclip map {made.study} --output {made.output}{what}", python)
 
 
-def for_place(longitude: float, latitude: float) -> str:
+def for_place(longitude: float, latitude: float, made: Made = REAL) -> str:
     """The explanation and the planting window of a place."""
     python = (
         "from mapping.explanations import explain_place\nfrom processing.study import load_study\n\n"
-        f'found = explain_place(load_study("{_STUDY}"), "out/us/model", "out/us",\n'
+        f'found = explain_place(load_study("{made.study}"), "{made.output}/model", "{made.output}",\n'
         f"                      {longitude:.4f}, {latitude:.4f})\n"
         'print(found["explanation"].sentence)\nprint(found["card"].sentence)'
     )
-    return command_block(f"agriclip explain {_STUDY} --output out/us --at={longitude:.4f},{latitude:.4f}", python)
+    at = f"--at={longitude:.4f},{latitude:.4f}"
+    return made.block(f"agriclip explain {made.study} --output {made.output} {at}", python)
 
 
 def for_text(report: str) -> str:
@@ -94,18 +121,20 @@ def for_segment(name: str, queries: list[str]) -> str:
     return command_block(f"agriclip segment {shlex.quote(name)} {asked} --model agriclip", python)
 
 
-def for_training() -> str:
+def for_training(made: Made = REAL) -> str:
     """The fit and its scores."""
     python = (
         "from processing.study import load_study\nfrom training.fit import fit_study\n\n"
-        f'fit_study(load_study("{_STUDY}"), "out/us")'
+        f'fit_study(load_study("{made.study}"), "{made.output}")'
     )
-    return command_block(
-        f"agriclip fit {_STUDY} --output out/us\nagriclip evaluate suitability {_STUDY} -m out/us/model", python
+    return made.block(
+        f"agriclip fit {made.study} --output {made.output}\n"
+        f"agriclip evaluate suitability {made.study} -m {made.output}/model",
+        python,
     )
 
 
-def for_export(keys: list[str], layers: list[str], threshold: float) -> str:
+def for_export(keys: list[str], layers: list[str], threshold: float, made: Made = REAL) -> str:
     """The maps of some climates."""
     chosen = "".join(f" --scenario {shlex.quote(key)}" for key in keys if key != "present")
     python = (
@@ -113,4 +142,4 @@ def for_export(keys: list[str], layers: list[str], threshold: float) -> str:
         'client = Client("http://localhost:7860")\n'
         f'print(client.predict({json.dumps(keys)}, {json.dumps(layers)}, {threshold:g}, api_name="/export_maps"))'
     )
-    return command_block(f"agriclip map {_STUDY} --output out/us{chosen}", python)
+    return made.block(f"agriclip map {made.study} --output {made.output}{chosen}", python)

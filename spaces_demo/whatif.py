@@ -2,8 +2,8 @@
 
 Two choices define this file. A slider moves every number that it would move in the world: warming in winter moves the
 coldest quarter, the minimum and, because it is their difference, the range of the year. And where the predictors are
-the nineteen bioclimatic variables these dependencies are kept exactly; of other predictors, levels of temperature move
-by degrees and amounts of rain by percent.
+the nineteen bioclimatic variables, or those of the virtual landscape, these dependencies are kept exactly; of other
+predictors, levels of temperature move by degrees and amounts of rain by percent.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processing.errors import AgriClipError
+from processing.virtual_landscape import VARIABLES, WAVE, Climate, heat_unit_rule, monthly_climate
 
 __all__ = ["CURVES", "SLIDERS", "Changes", "change_predictors", "sweep"]
 
@@ -48,6 +49,8 @@ SLIDERS: dict[str, tuple[str, str, float, float, float]] = {
 CURVES = {title: name for name, (title, *_) in SLIDERS.items()}
 
 _BIOCLIM = tuple(f"bio{number}" for number in range(1, 20))
+_RULED = tuple(name for name, *_ in VARIABLES)
+_TEMPERATURES = tuple(name for name, _, unit, _ in VARIABLES if unit == "degC")
 _SPREADS = ("range", "deviation", "seasonality", "isothermality", "variation")
 
 
@@ -71,10 +74,12 @@ def change_predictors(
     names = [variable["name"] for variable in variables]
     if set(_BIOCLIM) <= set(names):
         return _change_bioclim(np.array(values, dtype=np.float64), names, changes)
+    if set(_RULED) <= set(names):
+        return _change_landscape(np.array(values, dtype=np.float64), names, changes)
     moved = np.array(values, dtype=np.float64)
     for column, variable in enumerate(variables):
         title, unit = variable["title"].lower(), variable["unit"]
-        if any(word in title for word in _SPREADS):
+        if any(word in title for word in _SPREADS) or "soil" in title:
             continue
         if unit == "degC":
             cold = any(word in title for word in ("winter", "cold", "january", "minimum"))
@@ -125,6 +130,23 @@ def _change_bioclim(values: NDArray[np.float64], names: list[str], changes: Chan
         new["bio17"] = min(new["bio17"], new["bio18"])
     for name, place in at.items():
         values[place] = new[name]
+    return values
+
+
+def _change_landscape(values: NDArray[np.float64], names: list[str], changes: Changes) -> NDArray[np.float64]:
+    """The variables of the virtual landscape: its months are changed, and its own rule derives the rest from them."""
+    at = {name: names.index(name) for name in _RULED}
+    before = monthly_climate({name: values[[[place]]] for name, place in at.items()})
+    wetter = 1 + changes.precipitation / 100
+    after = before.changed(changes.warming, wetter, wetter * (1 + changes.summer_rain / 100))
+    # January moves wholly, July not at all, the year by half.
+    winter = changes.winter_warming * (1 - WAVE) / 2
+    after = Climate(after.mean + winter, after.minimum + winter, after.rain)
+    old, new = heat_unit_rule(before), heat_unit_rule(after)
+    # By differences to what the place has, so that nothing moves where no slider does.
+    for name, place in at.items():
+        moved = values[place] + float(new[name][0, 0] - old[name][0, 0])
+        values[place] = moved if name in _TEMPERATURES else max(moved, 0.0)
     return values
 
 

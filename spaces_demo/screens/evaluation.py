@@ -118,4 +118,4 @@ def build(page: Page) -> None:
         "<li>Far outside the climate of the fit a probability is a guess; the map hatches that land.</li></ul></div>",
         apply_default_css=False,
     )
-    snippet(snippets.for_training())
+    snippet(snippets.for_training(page.made))

@@ -12,6 +12,7 @@ from spaces_demo.example import MEAN, PRESENT, Climate, Example, percent, verdic
 from spaces_demo.map_widget import clicked, map_value, map_widget
 from spaces_demo.page import Page, guarded, message, said, snippet
 from spaces_demo.pictures import LAYERS, Overlay, draw_overlay, legend_html
+from spaces_demo.snippets import INVENTED, REAL
 
 __all__ = ["areas_html", "build", "explore"]
 
@@ -53,12 +54,12 @@ def explore(
     if mode == BESIDE and climate.key != PRESENT and name != "change":
         first, second = painter.draw(PRESENT, name, threshold, hatch), first
         labels = (TODAY, _short(climate))
-    value = map_value(first, second, labels, marker, streets)
+    value = map_value(first, second, labels, marker, streets, towns=not example.invented)
     return (
         value,
         legend_html(name, hatch, example.quantity, threshold),
         areas_html(example, climate, threshold),
-        snippets.for_areas(climate.key, threshold),
+        snippets.for_areas(climate.key, threshold, INVENTED if example.invented else REAL),
     )
 
 
@@ -139,8 +140,12 @@ def build(page: Page) -> None:
             )
         with gr.Column(scale=3, min_width=300):
             pathway = gr.Radio([TODAY, *pathways], value=start_path, label="Climate", elem_id="explore-pathway")
-            period = gr.Radio(periods, value=periods[-1], label="Period", elem_id="explore-period")
-            model = gr.Dropdown(models, value=models[0], label="Climate model", elem_id="explore-model")
+            period = gr.Radio(
+                periods, value=periods[-1], label="Period", elem_id="explore-period", visible=periods != [""]
+            )
+            model = gr.Dropdown(
+                models, value=models[0], label="Climate model", elem_id="explore-model", visible=len(models) > 1
+            )
             layer = gr.Radio(layers, value=layers[0], label="Show", elem_id="explore-layer")
             threshold = gr.Slider(
                 0.05, 0.95, value=example.threshold, step=0.05, label="Called suitable from this probability",
@@ -148,7 +153,9 @@ def build(page: Page) -> None:
             )  # fmt: skip
             mode = gr.Radio([BESIDE, ALONE], value=BESIDE, label="Maps", elem_id="explore-mode")
             hatch = gr.Checkbox(True, label="Hatch land where the model should not be trusted")
-            streets = gr.Checkbox(False, label="Street map below (fetched from the internet)")
+            streets = gr.Checkbox(
+                False, label="Street map below (fetched from the internet)", visible=not example.invented
+            )
             areas = gr.HTML(opening[2], elem_id="explore-areas", apply_default_css=False)
     command = snippet(opening[3])
     controls = [pathway, period, model, layer, threshold, mode, hatch, streets, page.place]
@@ -164,8 +171,10 @@ def build(page: Page) -> None:
         when = now if now in found else found[-1]
         names = example.models(chosen, when)
         return (
-            gr.update(choices=found, value=when, interactive=True),
-            gr.update(choices=names, value=MEAN if MEAN in names else names[0], interactive=True),
+            gr.update(choices=found, value=when, interactive=True, visible=found != [""]),
+            gr.update(
+                choices=names, value=MEAN if MEAN in names else names[0], interactive=True, visible=len(names) > 1
+            ),
         )
 
     outputs = [view, legend, areas, command]

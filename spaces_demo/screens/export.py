@@ -18,7 +18,8 @@ def build(page: Page) -> None:
 
     example = page.example
     choices = [(climate.title, key) for key, climate in example.climates.items()]
-    means = [key for key, climate in example.climates.items() if climate.members or key == PRESENT]
+    parts = {key for climate in example.climates.values() for key in climate.members}
+    whole = [key for key in example.climates if key not in parts]  # a mean in place of its climate models
     layers = {
         "Probability": "probability",
         "Uncertainty": "std",
@@ -28,7 +29,7 @@ def build(page: Page) -> None:
     assert set(layers.values()) == set(EXPORTS)
     with gr.Row():
         with gr.Column(scale=4, min_width=300):
-            climates = gr.Dropdown(choices, value=means, multiselect=True, label="Climates", elem_id="export-climates")
+            climates = gr.Dropdown(choices, value=whole, multiselect=True, label="Climates", elem_id="export-climates")
             kinds = gr.CheckboxGroup(
                 list(layers.items()), value=["probability", "change"], label="Layers", elem_id="export-layers"
             )
@@ -44,14 +45,15 @@ def build(page: Page) -> None:
             )
             told = gr.HTML(elem_id="export-told", apply_default_css=False)
             file = gr.File(label="Download", visible=False, elem_id="export-file")
-    command = snippet(snippets.for_export([PRESENT], ["probability"], example.threshold))
+    command = snippet(snippets.for_export([PRESENT], ["probability"], example.threshold, page.made))
 
     def make(keys: list[str], chosen: list[str], at: float, session: Any) -> tuple[str, Any, Any]:
         try:
             path = export_zip(example, keys, chosen, float(at), session.fresh("export"))
             size = path.stat().st_size / 1024
             done = message(f"{path.name} holds {len(keys)} climates, {size:,.0f} kB.", "ok")
-            return done, gr.update(value=str(path), visible=True), snippets.for_export(keys, chosen, float(at))
+            command_for = snippets.for_export(keys, chosen, float(at), page.made)
+            return done, gr.update(value=str(path), visible=True), command_for
         except Exception as error:
             return message(said(error)), gr.update(value=None, visible=False), gr.skip()
 

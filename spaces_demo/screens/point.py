@@ -20,19 +20,23 @@ def report_html(example: Example, longitude: float, latitude: float) -> str:
     point = example.point(longitude, latitude)
     now = point["present"]
     mood = "ac-note" if "as a guess" in point["trust"] or point["trust"].startswith("Do not") else "ac-ok"
-    rows = ""
+    rows, named = "", any(climate.climate_model for climate in example.climates.values())
     for one in point["scenarios"]:
         for name, answer in one["models"].items():
             novelty = f"{answer['mess']:.0f} %" if answer["mess"] == answer["mess"] else ""
             unusual = answer.get("most_unusual", "") if answer["mess"] < 0 else ""
             trust = "outside" if answer["outside"] else "inside"
-            cells = (one["title"], name, percent(answer["probability"]), f"± {100 * answer['std']:.0f}", trust,
-                     novelty, unusual)  # fmt: skip
+            who = (one["title"], name) if named else (name,)
+            cells = (*who, percent(answer["probability"]), f"± {100 * answer['std']:.0f}", trust, novelty, unusual)
             rows += "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
     head = "".join(
         f"<th>{name}</th>"
-        for name in ("climate", "climate model", "probability", "members", "applicability", "novelty", "most unusual")
+        for name in (
+            *(("climate", "climate model") if named else ("climate",)),
+            *("probability", "members", "applicability", "novelty", "most unusual"),
+        )
     )
+    every = "Every climate model" if named else "Every climate"
     return (
         f'<div class="ac-report"><div class="ac-figure"><span>{percent(now["probability"])}</span>'
         f"<small>{verdict(now['probability'])} today</small></div><p class='ac-lead'>{escape(point['sentence'])}</p>"
@@ -41,7 +45,7 @@ def report_html(example: Example, longitude: float, latitude: float) -> str:
         f'<p class="ac-note">{escape(point["quantity"][:1].upper() + point["quantity"][1:])}. Cell of '
         f"{point['cell_ha'] / 100:,.0f} km² ({point['cell_ha']:,.0f} ha). Suitable is not sown: price, insurance and "
         "habit decide what is planted.</p>"
-        f"<details><summary>Every climate model</summary><div class='ac-scroll'><table class='ac-table'><thead><tr>"
+        f"<details><summary>{every}</summary><div class='ac-scroll'><table class='ac-table'><thead><tr>"
         f"{head}</tr></thead><tbody>{rows}</tbody></table></div></details></div>"
     )
 
@@ -86,33 +90,39 @@ def build(page: Page, tab: Any) -> None:
 
     example, start = page.example, page.start
     overlay = draw_overlay(example, PRESENT, "probability", example.threshold)
+    planted = page.planting.possible
+
+    def pinned(where: tuple[float, float]) -> str:
+        return map_value(overlay, marker=where, towns=not example.invented)
+
     with gr.Row():
         with gr.Column(scale=4, min_width=320):
-            view = map_widget(map_value(overlay, marker=start), "point-map", 340)
+            view = map_widget(pinned(start), "point-map", 340)
             with gr.Row():
                 longitude = gr.Number(start[0], label="Longitude", precision=4, elem_id="point-lon", min_width=100)
                 latitude = gr.Number(start[1], label="Latitude", precision=4, elem_id="point-lat", min_width=100)
             go = gr.Button("Report", variant="primary", elem_id="point-go")
             climate = gr.Dropdown(
-                page.planting.climates, value=PRESENT, label="Planting window in", elem_id="point-climate"
-            )
-            card = gr.HTML(elem_id="point-card", apply_default_css=False)
+                page.planting.climates, value=PRESENT, label="Planting window in", elem_id="point-climate",
+                visible=planted,
+            )  # fmt: skip
+            card = gr.HTML(elem_id="point-card", apply_default_css=False, visible=planted)
         with gr.Column(scale=5, min_width=320):
             report = gr.HTML(report_html(example, *start), elem_id="point-report", apply_default_css=False)
             ask = gr.Button("Why? Ask the model (some seconds)", elem_id="point-why")
             why = gr.HTML(elem_id="point-why-answer", apply_default_css=False)
-    command = snippet(snippets.for_place(*start))
+    command = snippet(snippets.for_place(*start, page.made))
     quiet = {"api_visibility": "private", "show_progress": "hidden"}
 
     def tell(lon: float, lat: float) -> tuple[str, str, str]:
         lon, lat = _number(lon), _number(lat)
-        return report_html(example, lon, lat), snippets.for_place(lon, lat), ""
+        return report_html(example, lon, lat), snippets.for_place(lon, lat, page.made), ""
 
     told = guarded(3)(tell)
 
     @guarded(1)
     def plant(lon: float, lat: float, key: str) -> str:
-        return card_html(page.planting.card(_number(lon), _number(lat), key))
+        return card_html(page.planting.card(_number(lon), _number(lat), key)) if planted else ""
 
     def click(event: Any) -> tuple[Any, ...]:
         lon, lat = clicked(event)
@@ -129,12 +139,12 @@ def build(page: Page, tab: Any) -> None:
         except Exception:
             return (gr.skip(), gr.skip(), *found)
         where = (_number(lon), _number(lat))
-        return (where, map_value(overlay, marker=where), *found)
+        return (where, pinned(where), *found)
 
     def arrive(where: tuple[float, float]) -> tuple[Any, ...]:
         lon, lat = where
         found = told(lon, lat)
-        return (round(lon, 4), round(lat, 4), map_value(overlay, marker=where), *found)
+        return (round(lon, 4), round(lat, 4), pinned(where), *found)
 
     @guarded(1)
     def explain(lon: float, lat: float) -> str:

@@ -97,7 +97,7 @@ def build(page: Page, tab: Any) -> None:
                 elem_id="whatif-answer",
                 apply_default_css=False,
             )
-    command = snippet(snippets.for_place(*start))
+    command = snippet(snippets.for_place(*start, page.made))
 
     @guarded(2)
     def ask(lon: Any, lat: Any, warming: float, winter: float, rain: float, summer: float, title: str) -> Any:
@@ -105,7 +105,7 @@ def build(page: Page, tab: Any) -> None:
         changes = Changes(warming, winter, rain, summer)
         name = CURVES.get(title, "warming")
         found = answer(page, lon, lat, changes, name)
-        return answer_html(found, name, getattr(changes, name)), snippets.for_place(lon, lat)
+        return answer_html(found, name, getattr(changes, name)), snippets.for_place(lon, lat, page.made)
 
     inputs, outputs = [longitude, latitude, *sliders, over], [shown, command]
     quiet = {"api_visibility": "private", "show_progress": "hidden", **MODEL}

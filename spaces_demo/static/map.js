@@ -173,7 +173,7 @@
         map.setView([(state.bounds[0][0] + state.bounds[1][0]) / 2, (state.bounds[0][1] + state.bounds[1][1]) / 2], 4);
         drawn.fitting = false;
         graticule(state.bounds).addTo(map);
-        towns(state.bounds).addTo(map);
+        if (state.towns !== false) towns(state.bounds).addTo(map);
       }
       overlay("first", state.first, state.bounds);
       overlay("second", state.second, state.bounds);

@@ -447,7 +447,8 @@ def _check_range(checks: list[Check], variable: dict[str, Any], values: np.ndarr
     unit = "" if variable["unit"] == "1" else f" {variable['unit']}"
     told = f"{low:.6g} to {high:.6g}{unit}"
     outside = float(((values < variable["low"]) | (values > variable["high"])).mean())
-    known = f"labelled sites: {variable['low']:.6g} to {variable['high']:.6g}"
+    digits = variable["decimals"]
+    known = f"labelled sites: {variable['low']:.{digits}f} to {variable['high']:.{digits}f}"
     what = f"Range of {variable['name']}"
     median = float(np.median(values))
     span = variable["high"] - variable["low"]

@@ -111,9 +111,9 @@ def _same(one: str, other: str) -> bool:
         return one == other
 
 
-def sentences_of(text: str) -> list[str]:
-    """Sentences of a report, without cutting a number at its point."""
-    return [part.strip() for part in re.split(r"(?<=[.;\n])\s+(?=\S)", text) if part.strip(" .;\n")]
+def sentences_of(text: str, ends: str = ".;") -> list[str]:
+    """Sentences of a report, or its clauses, without cutting a number at its point."""
+    return [part.strip() for part in re.split(rf"(?<=[{ends}\n])\s+(?=\S)", text) if part.strip(" .;\n")]
 
 
 def text_html(answer: TextAnswer, before: float | None, parts: list[tuple[str, float]], count: int) -> str:
@@ -182,6 +182,8 @@ def build(page: Page) -> None:
     def ask(report: str, before: float | None) -> tuple[Any, ...]:
         check_report(report)
         parts = sentences_of(report)
+        if len(parts) > _MOST_SENTENCES:
+            parts = sentences_of(report, ".")
         kept: list[str] = [report]
         if 1 < len(parts) <= _MOST_SENTENCES:
             kept += [" ".join(part for j, part in enumerate(parts) if j != i) for i in range(len(parts))]

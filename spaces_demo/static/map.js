@@ -22,10 +22,11 @@
     }
   }
 
-  function graticule(bounds) {
+  function graticule(bounds, pixels) {
     var group = L.layerGroup();
     var width = bounds[1][1] - bounds[0][1];
-    var step = width > 90 ? 20 : width > 40 ? 10 : width > 12 ? 5 : width > 3 ? 1 : 0.25;
+    // A label needs some seventy pixels.
+    var step = [0.25, 0.5, 1, 2, 5, 10, 20].find(function (s) { return s / width * pixels >= 70; }) || 20;
     var style = { color: "#5f6f7a", weight: 0.7, opacity: 0.55, interactive: false, dashArray: "2 4" };
     var south = Math.max(-84, bounds[0][0] - 20), north = Math.min(84, bounds[1][0] + 20);
     var west = bounds[0][1] - 20, east = bounds[1][1] + 20;
@@ -172,7 +173,7 @@
         drawn.fitting = true;
         map.setView([(state.bounds[0][0] + state.bounds[1][0]) / 2, (state.bounds[0][1] + state.bounds[1][1]) / 2], 4);
         drawn.fitting = false;
-        graticule(state.bounds).addTo(map);
+        graticule(state.bounds, holder.clientWidth || 400).addTo(map);
         if (state.towns !== false) towns(state.bounds).addTo(map);
       }
       overlay("first", state.first, state.bounds);

@@ -16,8 +16,11 @@ from processing.virtual_landscape import (
     SCENARIOS,
     VARIABLES,
     Climate,
+    _climate,
+    _land,
     heat_unit_rule,
     make_virtual_landscape,
+    monthly_climate,
     suitability,
 )
 
@@ -156,3 +159,12 @@ def test_reports_alone_recover_the_truth(full: StudyData) -> None:
     error = np.sqrt(np.mean((predicted - p[held]) ** 2))
     assert error < 0.07
     assert error < 0.5 * np.std(p[held])
+
+
+def test_months_are_found_again_from_their_variables() -> None:
+    rng = np.random.default_rng(0)
+    climate = _climate(rng, _land(rng, 16, 20)["elevation"])
+    for one in (climate, climate.changed(4.0, 1.0, 0.86)):
+        again = monthly_climate(heat_unit_rule(one))
+        for name in ("mean", "minimum", "rain"):
+            assert np.allclose(getattr(again, name), getattr(one, name), rtol=0, atol=1e-9)

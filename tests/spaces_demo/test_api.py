@@ -151,28 +151,45 @@ def test_front_matter_and_requirements():
     assert (folder / "static" / "leaflet" / "LICENSE").is_file()
 
 
-def test_a_bundle_is_a_whole_space(tmp_path, example_dir, study_output):
-    """Run from its own folder it finds its packages, its example and its model there, and opens without torch."""
+def test_a_bundle_is_a_whole_space(tmp_path, study_output, monkeypatch):
+    """Run from its own folder it finds its packages, its example and its models there, and opens without torch."""
     import subprocess
     import sys
 
-    import spaces_demo
     from processing.errors import AgriClipError
-    from spaces_demo.bundle import bundle
+    from spaces_demo import bundle as bundling
+    from spaces_demo.virtual import FOLDER, MODEL
 
-    if not (Path(spaces_demo.__file__).parent / "example").is_dir():
-        pytest.skip("no example is shipped; make one with python -m spaces_demo.build_example")
-    folder = bundle(tmp_path / "space", study_output / "model")
+    monkeypatch.setattr(bundling, "default_example", lambda: FOLDER)
+    monkeypatch.delenv("AGRICLIP_MODEL", raising=False)
+    folder = bundling.bundle(tmp_path / "space", study_output / "model")
     assert {"app.py", "README.md", "requirements.txt", "LICENSE", "agriclip"} <= {p.name for p in folder.iterdir()}
+    shipped, copied = FOLDER / MODEL, folder / "spaces_demo" / "virtual" / MODEL
+    weights = [file.relative_to(shipped) for file in sorted(shipped.rglob("*.safetensors"))]
+    assert weights and all((copied / file).read_bytes() == (shipped / file).read_bytes() for file in weights)
+    assert not (folder / "spaces_demo" / "example").exists()
     code = (
-        "import app, spaces_demo, mapping.change, sys; from spaces_demo.engine import default_model; "
-        "print(spaces_demo.__file__, mapping.change.__file__, default_model(), 'torch' in sys.modules); "
-        "app.build_app()"
+        "import app, spaces_demo, mapping.change, sys; demo = app.build_app(); engine = demo.page.engine; "
+        "print(spaces_demo.__file__, mapping.change.__file__, engine.model_dir, engine.segment_dir, "
+        "demo.page.example.folder, 'torch' in sys.modules)"
     )
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300, check=True
     )
-    *places, torch_is_there = run.stdout.split()
-    assert all(place.startswith(str(folder)) for place in places) and torch_is_there == "False"
+    *found, torch_is_there = run.stdout.split()
+    assert all(place.startswith(str(folder)) for place in found) and torch_is_there == "False"
+    assert found[2:4] == [str(copied), str(folder / "agriclip")]
     with pytest.raises(AgriClipError, match="not empty"):
-        bundle(folder)
+        bundling.bundle(folder)
+
+
+def test_the_page_says_that_its_landscape_is_invented(served):
+    from spaces_demo.app import build_app
+    from spaces_demo.virtual import FOLDER
+
+    def words(demo):
+        return " ".join(str(block.value) for block in demo.blocks.values() if hasattr(block, "value"))
+
+    invented = build_app(FOLDER)
+    assert "This landscape is invented" in words(invented) and "invented" in invented.title
+    assert "This landscape is invented" not in words(served[1]) and "invented" not in served[1].title

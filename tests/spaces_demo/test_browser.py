@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,21 +29,28 @@ def browser():
         opened.close()
 
 
-@pytest.fixture(params=SIZES)
-def page(request, browser, served):
-    phone = request.param == "phone"
-    context = browser.new_context(viewport=SIZES[request.param], is_mobile=phone, has_touch=phone)
+@contextmanager
+def visit(browser, address, size):
+    """The page at an address; it may neither tell an error nor fetch anything from elsewhere."""
+    phone = size == "phone"
+    context = browser.new_context(viewport=SIZES[size], is_mobile=phone, has_touch=phone)
     opened = context.new_page()
     opened.set_default_timeout(120_000)
     faults, elsewhere = [], []
     opened.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
     opened.on("pageerror", lambda error: faults.append(str(error)))
-    opened.on("request", lambda asked: elsewhere.append(asked.url) if foreign(asked.url, served[0]) else None)
-    opened.goto(served[0])
+    opened.on("request", lambda asked: elsewhere.append(asked.url) if foreign(asked.url, address) else None)
+    opened.goto(address)
     opened.wait_for_selector("#explore-map .leaflet-image-layer")
     yield opened
     assert faults == [] and elsewhere == []
     context.close()
+
+
+@pytest.fixture(params=SIZES)
+def page(request, browser, served):
+    with visit(browser, served[0], request.param) as opened:
+        yield opened
 
 
 def foreign(url, own):
@@ -137,3 +145,31 @@ def test_my_data_and_export(page, tmp_path):
     page.wait_for_selector("#export-told .ac-ok")
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= page.viewport_size["width"]
+
+
+def test_the_shipped_landscape_opens(browser):
+    from spaces_demo.app import build_app, serve
+    from spaces_demo.example import Example, percent
+    from spaces_demo.virtual import FOLDER
+
+    shipped, demo = Example(FOLDER), build_app(FOLDER)
+    _, address, _ = serve(demo, wait=False)
+    try:
+        with visit(browser, address, "phone") as page:
+            assert "This landscape is invented" in page.inner_text(".ac-invented")
+            assert page.locator(".ac-town").count() == 0
+            assert not page.locator("#explore-period").is_visible() and not page.locator("#explore-model").is_visible()
+            lon, lat = click_map(page, "#explore-map", 0.6, 0.6)
+            page.wait_for_selector("#explore-place h4")
+            wanted = shipped.point(lon, lat)
+            assert percent(wanted["present"]["probability"]) in page.inner_text("#explore-place")
+            page.locator("#explore-pathway").get_by_text("2 °C warmer").click()
+            page.wait_for_function("document.querySelector('#explore-areas').innerText.includes('2 °C warmer')")
+            open_tab(page, "Point report")
+            page.wait_for_function(
+                "text => document.querySelector('#point-report').innerText.includes(text)", arg=wanted["sentence"]
+            )
+            assert not page.locator("#point-climate").is_visible() and page.locator(".ac-stop").count() == 0
+            assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
+    finally:
+        demo.close()

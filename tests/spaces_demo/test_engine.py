@@ -51,6 +51,11 @@ def test_other_predictors_move_by_title_and_unit(example):
     assert moved.tolist() == pytest.approx([12.0, 1100.0])
 
 
+def test_soil_water_is_no_rain():
+    soil = [{"name": "awc", "title": "available soil water capacity", "unit": "mm", "decimals": 0}]
+    assert change_predictors(np.array([150.0]), soil, Changes(precipitation=50)).tolist() == [150.0]
+
+
 def test_sliders_have_ends():
     with pytest.raises(AgriClipError, match="goes from -2 to 8"):
         change_predictors(PLACE, BIO, Changes(warming=40))
@@ -132,8 +137,10 @@ def test_broken_weights_keep_the_servers_folders_to_themselves(example, study_ou
 
 
 def test_segmentation_is_known_from_the_weights(engine, example, study_output):
-    assert engine.can_segment()
-    assert not Engine(example, study_output / "model" / "members" / "fold_1").can_segment()
+    member = study_output / "model" / "members" / "fold_1"
+    assert engine.can_segment() and engine.segment_dir == engine.model_dir
+    assert not Engine(example, member, member).can_segment()
+    assert Engine(example, member, engine.model_dir).can_segment()
 
 
 def test_numbers_and_edits():

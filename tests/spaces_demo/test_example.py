@@ -198,20 +198,24 @@ def test_building_needs_maps(tmp_path):
         Example(tmp_path)
 
 
-def test_shipped_example_is_small_and_opens():
-    from pathlib import Path
+@pytest.mark.parametrize(
+    ("pathway", "period", "words"),
+    [
+        ("SSP5-8.5", "2080", "under SSP5-8.5 by 2080."),
+        ("SSP5-8.5", "", "under SSP5-8.5."),
+        ("4 degC warmer, drier summers", "", "under the scenario “4 degC warmer, drier summers”."),
+        ("warmer, drier", "2050", "under the scenario “warmer, drier” by 2050."),
+    ],
+)
+def test_any_title_makes_a_sentence(example, pathway, period, words):
+    from dataclasses import replace
 
-    import spaces_demo
-
-    folder = Path(spaces_demo.__file__).parent / "example"
-    if not folder.is_dir():
-        pytest.skip("no example is shipped; make one with python -m spaces_demo.build_example")
-    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 2_000_000
-    shipped = Example(folder)
-    for key, climate in shipped.climates.items():
-        for layer in climate.layers:
-            assert np.isfinite(shipped.layer(key, layer)).any()
-    assert len([c for c in shipped.climates.values() if not c.members]) >= 2
+    told = Example(example.folder)
+    told.climates = {
+        key: replace(climate, pathway=pathway, period=period) if climate.pathway else climate
+        for key, climate in told.climates.items()
+    }
+    assert told.point(-86.2, 37.1)["sentence"].endswith(words)
 
 
 def test_snippets_cannot_be_left():

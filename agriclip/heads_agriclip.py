@@ -128,7 +128,9 @@ class AgriClipSegmentationHead(nn.Module):
         height, width = features.shape[-2:]
         # In full precision, whatever runs around it: the length is a difference of larger numbers.
         with torch.autocast(features.device.type, enabled=False):
-            projection = torch.cat([self.out_proj.weight.flatten(1), self.out_proj.bias[:, None]], dim=1).float()
+            weight, bias = self.out_proj.weight.flatten(1), self.out_proj.bias
+            assert bias is not None  # torch's own type leaves it open
+            projection = torch.cat([weight, bias[:, None]], dim=1).float()
             pixels = nn.functional.pad(features.float().flatten(2), (0, 0, 0, 1), value=1.0)  # (B, d + 1, H * W)
             prompts = prompts.to(self.prompt_proj.weight.dtype)
             queries = nn.functional.normalize(self.prompt_proj(prompts).float(), dim=-1)

@@ -192,6 +192,8 @@ def _put_model(source: Path, target: Path, channels: Sequence[Any], gsd: float |
     model.config.custom_pipelines = pipelines_agriclip.custom_pipelines(model.config)
     model.save_pretrained(target)
     _keep_all_heads(source, target, set(model.state_dict()))
+    # That the Hub could not be asked while this was made is nobody else's concern.
+    processor.tokenizer.init_kwargs.pop("local_files_only", None)
     processor.save_pretrained(target)
     custom_object_save(pipelines_agriclip.AgriClipSuitabilityPipeline, target)
     custom_object_save(modeling_agriclip.AgriClipEnsemble, target)

@@ -40,6 +40,7 @@ def test_an_ensemble_is_released_without_what_is_private(release, fitted):
     assert json.loads((release.path / "training_summary.json").read_text())["cache"] == "x"
     assert "${AGRICLIP_DATA:-data}" in (release.path / "study.yaml").read_text()
     assert not [path for path in release.path.parent.iterdir() if path.name.startswith(".")]
+    assert not json.loads((release.path / "tokenizer_config.json").read_text()).get("local_files_only")
     assert failed(release.path) == {}
     require(check_files(release.path))
 

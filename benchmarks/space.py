@@ -32,7 +32,13 @@ _SERVE = (
 
 
 def visit(
-    address: str, until: float, seed: int, waits: dict[str, list[float]], faults: Counter[str], file: str
+    address: str,
+    until: float,
+    seed: int,
+    box: tuple[float, float, float, float],
+    waits: dict[str, list[float]],
+    faults: Counter[str],
+    file: str,
 ) -> None:
     """One visitor: asks, reads for a moment, asks again."""
     from gradio_client import Client, handle_file
@@ -40,7 +46,7 @@ def visit(
     chance = random.Random(seed)
     client = Client(address, verbose=False, httpx_kwargs={"timeout": 120})
     while time.monotonic() < until:
-        place = (chance.uniform(-95, -78), chance.uniform(33, 42))
+        place = (chance.uniform(box[0], box[2]), chance.uniform(box[1], box[3]))
         kinds: list[tuple[str, tuple[Any, ...]]] = [
             ("/point_report", place),
             ("/point_report", place),
@@ -57,15 +63,17 @@ def visit(
             client.predict(*given, api_name=name)
         except Exception as error:
             text = str(error)
-            # A click into the sea is answered with a sentence, which is no fault.
-            if not any(words in text for words in ("no data at", "outside the map", "no climate data")):
+            # A click into the sea is answered with a sentence, which is no fault; an invented land has no months.
+            if not any(words in text for words in ("no data at", "outside the map", "no climate data", "no monthly")):
                 faults[text[:120]] += 1
         waits.setdefault(name, []).append(time.monotonic() - start)
         time.sleep(chance.uniform(0.5, 2.5))
 
 
 def main(
-    model: Annotated[Path, typer.Option("--model", "-m", help="Model folder.")] = Path("agriclip"),
+    model: Annotated[
+        Path | None, typer.Option("--model", "-m", help="Model folder. [default: the example's, or agriclip/]")
+    ] = None,
     visitors: Annotated[int, typer.Option(min=1, max=50, help="Visitors at once.")] = 20,
     seconds: Annotated[int, typer.Option(min=10, max=600, help="How long they stay.")] = 120,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON with the figures.")] = None,
@@ -73,7 +81,13 @@ def main(
     """Serve the page and let visitors in."""
     import psutil
 
-    code = _SERVE.format(root=str(_ROOT), model=str(model.resolve()))
+    sys.path.insert(0, str(_ROOT))
+    from spaces_demo.example import Example, default_example
+
+    # West, south, east and north of what the page opens on, in degrees.
+    box = Example(default_example()).grid.bounds_in("EPSG:4326")
+
+    code = _SERVE.format(root=str(_ROOT), model=None if model is None else str(model.resolve()))
     server = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
@@ -81,13 +95,14 @@ def main(
         watched = psutil.Process(server.pid)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "places.csv"
-            file.write_text("lon,lat\n-88.5,37.5\n-90,36\n")
+            middle = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+            file.write_text("lon,lat\n{:.3f},{:.3f}\n".format(*middle))
             time.sleep(10)  # the model is being loaded
             waits: dict[str, list[float]] = {}
             faults: Counter[str] = Counter()
             start = time.monotonic()
             threads = [
-                threading.Thread(target=visit, args=(address, start + seconds, seed, waits, faults, str(file)))
+                threading.Thread(target=visit, args=(address, start + seconds, seed, box, waits, faults, str(file)))
                 for seed in range(visitors)
             ]
             for thread in threads:

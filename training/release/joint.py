@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from modeling_agriclip import AgriClipConfig, AgriClipForSuitability
 from modeling_agriclip.heads_agriclip import AgriClipPatchDecoder, AgriClipSegmentationHead
-from modeling_agriclip.losses_agriclip import alignment_loss, scale_consistency_loss, scale_diversity_loss
+from modeling_agriclip.losses_agriclip import scale_consistency_loss, scale_diversity_loss
 from modeling_agriclip.masking_agriclip import hide_patches
 from modeling_agriclip.modeling_agriclip import AgriClipForSemanticSegmentation
-from training.release.phrases import PhraseTask
+from training.release.memory import PairMemory
+from training.release.phrases import SCALE, PhraseTask
 from training.release.series import TARGETS
 
 IGNORE = 255
@@ -28,6 +29,8 @@ WEIGHTS = {
     "codes": 0.5,
     "zero_shot": 0.3,
     "captions": 0.1,
+    "image_shares": 0.2,
+    "caption_shares": 0.2,
     "phrases": 0.3,
     "reconstruction": 0.1,
     "consistency": 0.1,
@@ -39,6 +42,8 @@ WEIGHTS = {
 SMOOTHING = 0.03
 # Shares of classes to this power, scaled to a sum of 1, are what the whole image is asked for: mostly its main class.
 SHARPNESS = 2.0
+# Pairs of tile and caption that are remembered: as many steps as an embedding stays true.
+REMEMBERED = 248
 
 
 class JointModel(nn.Module):
@@ -62,11 +67,13 @@ class JointModel(nn.Module):
         nn.init.constant_(self.suitability.logit_scale.value, config.logit_scale_init_value)
         self.decoder = AgriClipPatchDecoder(config)
         self.decoder.apply(self.suitability._init_weights)
-        # Only here, and then thrown away: they make the pooled image tell the season, phrases their class, and pixels
-        # theirs without waiting for words.
+        # Only here, and then thrown away: they make the pooled image tell the season, phrases their class, pixels
+        # theirs without waiting for words, and tiles and captions how much of each class there is.
         self.season_head = nn.Linear(config.vision_config.hidden_size, TARGETS)
         self.phrase_task = PhraseTask(classes, config.projection_dim)
         self.code_head = nn.Conv2d(config.vision_config.pixel_size, codes, kernel_size=1)
+        self.code_prototypes = nn.Parameter(torch.randn(codes, config.projection_dim))
+        self.memory = PairMemory(REMEMBERED, config.projection_dim)
 
     def forward(self, task: str, batch: dict[str, Tensor], masked: bool = False) -> dict[str, Tensor]:
         """Terms of the loss of one batch, raw.
@@ -112,7 +119,11 @@ class JointModel(nn.Module):
         image = unit(towers.visual_projection(vision.pooler_output).float(), dim=-1)
         scale = towers.logit_scale()
         terms["zero_shot"] = _image_loss(image @ unit(prompts.float(), dim=-1).t() * scale, labels)
-        terms["captions"] = alignment_loss(image, unit(captions.float(), dim=-1), scale, valid=vision.image_valid)
+        said = unit(captions.float(), dim=-1)
+        terms["captions"] = self.memory(image, said, batch["tiles"], scale)
+        for name, embeddings in (("image_shares", image), ("caption_shares", said)):
+            amounts = SCALE * embeddings @ unit(self.code_prototypes, dim=-1).t()
+            terms[name] = _image_loss(amounts, codes, sharpness=1.0)
         terms["consistency"] = scale_consistency_loss(vision.scale_states, vision.scale_mask)
         terms["diversity"] = scale_diversity_loss(vision.scale_states, vision.scale_mask)
         if masked:
@@ -153,12 +164,12 @@ def _pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return (values * known).sum() / known.sum().clamp(min=1)
 
 
-def _image_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def _image_loss(logits: Tensor, labels: Tensor, sharpness: float = SHARPNESS) -> Tensor:
     """Cross-entropy of whole images (B, K) against the sharpened shares of the classes in their labels (B, H, W)."""
     count = logits.shape[1]
     shares = torch.stack([(labels == k).flatten(1).sum(dim=1) for k in range(count)], dim=1).float()
     seen = shares.sum(dim=1) > 0
-    target = (shares / shares.sum(dim=1, keepdim=True).clamp(min=1)) ** SHARPNESS
+    target = (shares / shares.sum(dim=1, keepdim=True).clamp(min=1)) ** sharpness
     target = target / target.sum(dim=1, keepdim=True).clamp(min=1e-6)
     values = -(target * logits.log_softmax(dim=1)).sum(dim=1)
     return (values * seen).sum() / seen.sum().clamp(min=1)

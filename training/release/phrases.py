@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from processing.captions import class_phrases
 from processing.captions.crops import crops, held_out_phrases
+from processing.captions.wordings import draw_wording
 from processing.processing_agriclip import AgriClipProcessor
 from processing.vocabulary import REST, TEMPLATES
 
 OTHER = "other"
 SCALE = 20.0
+#: The seasons whose looks are said: the tiles are of early September.
+SEEN = ("summer", "late summer")
 
 
 class PhraseBatches:
@@ -43,7 +45,7 @@ class PhraseBatches:
     def _phrase(self, index: int, rng: np.random.Generator) -> str:
         if index == len(self.classes):
             return str(rng.choice(REST))
-        return class_phrases(self.classes[index], seed=int(rng.integers(2**31)), season="summer")
+        return draw_wording(self.classes[index], rng, SEEN)
 
     def held_out(self) -> dict[str, Tensor]:
         """The descriptions that are kept from training."""

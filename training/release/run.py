@@ -50,7 +50,8 @@ SIZES: dict[str, Any] = {
         "stage_heads": (2, 4, 6),
         "hidden_size": 192,
         "patch_size": 8,
-        "pixel_size": 24,
+        "pixel_size": 32,
+        "pixel_levels": 3,
         "channel_hidden_size": 96,
         "initializer_range": 0.04,
     },
@@ -92,6 +93,7 @@ class Settings:
         season_steps: Steps on series alone after all else, of the dates' encoder only.
         learning_rate: Its height; it rises for a twentieth of the run and falls to 0 by a cosine.
         pixel_rate: How much faster the convolutions of the pixels' own path learn.
+        text_rate: The same of the report encoder after it has learned to read: faster, it forgets what few pixels ask.
         weight_decay: Of all weights.
         average: Share of the old in the running mean of the weights, which is what is saved.
         mask_every: Every so manieth step also hides patches and predicts them.
@@ -99,15 +101,16 @@ class Settings:
         seed: Seed of weights and draws.
     """
 
-    epochs: int = 42
+    epochs: int = 24
     tiles: int = 8
     sites: int = 32
     series: int = 24
     phrases: int = 32
-    reading_steps: int = 1500
+    reading_steps: int = 3000
     season_steps: int = 1500
     learning_rate: float = 1e-3
     pixel_rate: float = 2.0
+    text_rate: float = 0.3
     weight_decay: float = 0.05
     average: float = 0.998
     mask_every: int = 4
@@ -344,18 +347,23 @@ def _step(
 
 
 def _optimizer(model: JointModel, settings: Settings) -> torch.optim.Optimizer:
-    """AdamW; the pixels' own path has a rate of its own, and norms and biases do not decay."""
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    """AdamW; pixels' own path and report encoder have rates of their own, and norms and biases do not decay."""
+    own = {
+        "segmentation_head.pixels": settings.pixel_rate,
+        "suitability.text_model": settings.text_rate,
+        "suitability.text_projection": settings.text_rate,
+    }
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
     for name, weight in model.named_parameters():
-        key = (name.startswith("segmentation_head.pixels"), weight.dim() > 1)
-        groups.setdefault(key, []).append(weight)
+        rate = next((rate for start, rate in own.items() if name.startswith(start)), 1.0)
+        groups.setdefault((rate, weight.dim() > 1), []).append(weight)
     listed = [
         {
             "params": weights,
-            "lr": settings.learning_rate * (settings.pixel_rate if own else 1.0),
+            "lr": settings.learning_rate * rate,
             "weight_decay": settings.weight_decay if decays else 0.0,
         }
-        for (own, decays), weights in groups.items()
+        for (rate, decays), weights in groups.items()
     ]
     return torch.optim.AdamW(listed, fused=True)
 

@@ -17,13 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from processing.captions import class_phrases, describe, write_captions
+from processing.captions import describe, write_captions
 from processing.captions.crops import cdl_classes, crops, find_crop
+from processing.captions.wordings import draw_wording
 from processing.errors import AgriClipError
 from processing.image_processing_agriclip import AgriClipImageProcessor
 from processing.processing_agriclip import AgriClipProcessor
 from processing.splits import spatial_blocks
 from processing.vocabulary import REST, TEMPLATES
+from training.release.phrases import SEEN
 
 SENSOR, GSD, DATE, DAY = "landsat8", 30.0, "2015-09-02", 245
 LATITUDE = 46.0
@@ -177,6 +179,7 @@ class TileBatches:
             "dates": torch.from_numpy(np.where(dated, DAY, 0)).long().unsqueeze(1),
             "labels": lut[codes.long()],
             "codes": self.places[codes.long()],
+            "tiles": torch.from_numpy(chosen),
             "prompts": torch.tensor(len(prompts)),
             "input_ids": encoded["input_ids"],
             "attention_mask": encoded["attention_mask"],
@@ -214,7 +217,7 @@ class TileBatches:
         """The plain name half of the time, or another wording of it."""
         if isinstance(name, int) and rng.random() < 0.4:
             return COMMON[name]
-        return class_phrases(name, seed=int(rng.integers(2**31)), season="summer")
+        return draw_wording(name, rng, SEEN)
 
     def _drawn(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Pixels, validity, codes and ground sample distance, turned, mirrored and disturbed."""

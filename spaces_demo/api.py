@@ -1,14 +1,18 @@
 """Named endpoints for programs: what the screens tell, as plain numbers. Also the tools of the MCP server.
 
-Two choices define this file. An endpoint answers with numbers and sentences, never with markup. And files go through
-components of Gradio, which refuse any path that was not uploaded by a caller.
+Three choices define this file. An endpoint answers with numbers and sentences, never with markup. Files go through
+components of Gradio, which refuse any path that was not uploaded by a caller. And every call with a file has a folder
+of its own: the callers of the MCP server share one visit, and would else remove each other's files.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
+import json
 import math
+import shutil
+import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,10 +25,14 @@ from spaces_demo.downloads import area_rows, export_zip
 from spaces_demo.page import MODEL, Page, said
 from spaces_demo.screens.text import number_rows
 from spaces_demo.screens.what_if import answer as what_if_answer
+from spaces_demo.sessions import Session, root_folder
 from spaces_demo.uploads import check_table, look_at, take_file
 from spaces_demo.whatif import Changes
 
-__all__ = ["add_endpoints", "plain"]
+__all__ = ["add_endpoints", "answer_in_json", "plain"]
+
+#: Seconds after which the folder of a call goes; Gradio has copied what is answered when the endpoint returns.
+KEPT = 300
 
 
 def plain(value: Any) -> Any:
@@ -180,74 +188,81 @@ class Endpoints:
 
     # -- files ------------------------------------------------------------------------------------------------------
 
-    def check_file(self, file: str | None, session: Any) -> dict:
+    def check_file(self, file: str | None) -> dict:
         """Check a GeoTIFF or CSV: size, CRS, bands, units, range against training, nodata.
 
         Args:
-            file: The file.
-            session: The caller's own folder.
+            file: The GeoTIFF or CSV. An MCP client gives its https address, or its content as data:;base64,...
 
         Returns:
             `kind`, `usable`, and `checks`: what, found, judgement, what to do.
         """
-        upload = self._look(file, session)
+        visit = Session()
+        try:
+            upload = self._look(file, visit)
+        finally:
+            visit.remove()
         return plain({"kind": upload.kind, "usable": upload.usable, "checks": check_table(upload.checks)})
 
-    def predict_file(self, file: str | None, session: Any) -> tuple[dict, list[str]]:
+    def predict_file(self, file: str | None) -> tuple[dict, list[str]]:
         """Predict a GeoTIFF of predictors, a CSV of places or a CSV of reports.
 
         Args:
-            file: The file.
-            session: The caller's own folder.
+            file: The GeoTIFF or CSV. An MCP client gives its https address, or its content as data:;base64,...
 
         Returns:
             A `sentence`, and files: COGs with styles, or a CSV.
         """
-        answered = answer_upload(self._look(file, session), self._page.engine, session.fresh("answers"))
+        visit = _visit()
+        answered = answer_upload(self._look(file, visit), self._page.engine, visit.fresh("answers"))
         return {"sentence": answered.sentence}, [str(path) for path in answered.files]
 
-    def segment_image(self, file: str | None, queries: str, session: Any) -> tuple[dict, list[str]]:
+    def segment_image(self, file: str | None, queries: str) -> tuple[dict, list[str]]:
         """Map what texts ask for on the pixels of a GeoTIFF.
 
         Args:
-            file: The image.
+            file: The image, a GeoTIFF. An MCP client gives its https address, or its content as data:;base64,...
             queries: What to look for, separated by commas, for example "soybean fields, forest".
-            session: The caller's own folder.
 
         Returns:
             A `sentence`, and a COG for each text.
         """
-        upload = self._look(file, session, "image")
+        visit = _visit()
+        upload = self._look(file, visit, "image")
         texts = [text for text in str(queries).split(",") if text.strip()]
-        answered = segment_upload(upload, texts, self._page.engine, session.fresh("answers"))
+        answered = segment_upload(upload, texts, self._page.engine, visit.fresh("answers"))
         return {"sentence": answered.sentence}, [str(path) for path in answered.files]
 
-    def export_maps(self, climates: list, layers: list, threshold: float, session: Any) -> str:
+    def export_maps(self, climates: list[str], layers: list[str], threshold: float) -> str:
         """Maps as a zip: COGs, QGIS styles, areas as CSV, manifest.
 
         Args:
             climates: Keys of climates, see list_climates.
             layers: Of probability, std, mess, change.
-            threshold: Probability from which land is called suitable.
-            session: The caller's own folder.
+            threshold: Probability from which land is called suitable, between 0 and 1.
 
         Returns:
             The zip.
         """
-        if not isinstance(climates, list) or not isinstance(layers, list) or len(climates) > 64 or len(layers) > 8:
-            raise AgriClipError(
-                "Give lists of keys of climates and of layers, such as ['present'] and ['probability']."
-            )
-        folder = session.fresh("export")
-        return str(export_zip(self._page.example, [str(k) for k in climates], [str(k) for k in layers],
-                              float(threshold), folder))  # fmt: skip
+        keys, kinds = list(dict.fromkeys(climates or [])), list(dict.fromkeys(layers or []))
+        return str(export_zip(self._page.example, keys, kinds, float(threshold), _visit().fresh("export")))
 
-    def _look(self, file: str | None, session: Any, purpose: str = "auto") -> Any:
-        path, called, kind = take_file(file, session, Path(file).name if file else None)
+    def _look(self, file: str | None, visit: Session, purpose: str = "auto") -> Any:
+        path, called, kind = take_file(file, visit, Path(file).name if file else None)
         upload = look_at(path, called, kind, self._page.example.variables, purpose)
         if not upload.usable and purpose == "image":
             raise AgriClipError(upload.refusal)
         return upload
+
+
+def _visit() -> Session:
+    """A folder for one call, which goes by itself, or with the program."""
+    visit = Session()
+    weakref.finalize(visit, shutil.rmtree, root_folder() / visit.name, ignore_errors=True)
+    timer = threading.Timer(KEPT, visit.remove)
+    timer.daemon = True
+    timer.start()
+    return visit
 
 
 def add_endpoints(page: Page) -> list[str]:
@@ -266,7 +281,9 @@ def add_endpoints(page: Page) -> list[str]:
     given, several = gr.File(visible=False, label="file"), gr.File(visible=False, file_count="multiple", label="files")
     one, told = gr.File(visible=False, label="zip"), gr.JSON(visible=False, label="told")
     queries = gr.Textbox(visible=False, label="queries")
-    climates, layers = gr.JSON(visible=False, label="climates"), gr.JSON(visible=False, label="layers")
+    # Named choices, so that the schema of the MCP tool lists them; and text only, which no caller can pass a path in.
+    climates = gr.CheckboxGroup(list(page.example.climates), visible=False, label="climates")
+    layers = gr.CheckboxGroup(["probability", "std", "mess", "change"], visible=False, label="layers")
     threshold = gr.Number(visible=False, value=0.5, label="threshold")
     for name, inputs, outputs, limit in (
         ("check_file", [given], told, {"concurrency_limit": 2}),
@@ -274,11 +291,34 @@ def add_endpoints(page: Page) -> list[str]:
         ("segment_image", [given, queries], [told, several], MODEL),
         ("export_maps", [climates, layers, threshold], one, {"concurrency_limit": 2}),
     ):
-        endpoint = getattr(ends, name)
-        button = gr.Button(visible=False)
-        button.click(
-            _told(endpoint), [*inputs, page.session], outputs, api_name=name,
-            api_description=inspect.getdoc(endpoint), **limit,
-        )  # fmt: skip
+        gr.Button(visible=False).click(_told(getattr(ends, name)), inputs, outputs, api_name=name, **limit)
         names.append(name)
     return names
+
+
+def answer_in_json(tools: Any) -> None:
+    """Let the MCP server of Gradio answer in JSON, and with the address of a file.
+
+    By itself it answers as Python prints, and puts the pixels of a GeoTIFF into the conversation.
+
+    Args:
+        tools: `mcp_server_obj` of the page, once it is launched.
+    """
+    from gradio.processing_utils import add_root_url
+    from gradio_client.utils import is_file_obj_with_meta
+
+    as_printed = tools.postprocess_output_data
+
+    def as_json(data: Any, root_url: str) -> Any:
+        # The queue hands over several outputs as one tuple.
+        outputs = [part for one in data for part in (one if isinstance(one, tuple) else (one,))]
+        texts: list[str] = []
+        for output in add_root_url(outputs, root_url, None):
+            files = output if isinstance(output, list) and output else [output]
+            if all(is_file_obj_with_meta(file) for file in files):
+                texts.extend(file["url"] for file in files)
+            else:
+                texts.append(json.dumps(output, ensure_ascii=False))
+        return as_printed(texts, root_url)
+
+    tools.postprocess_output_data = as_json

@@ -7,6 +7,7 @@ the background. The example is that of a real study where one was built, else an
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import threading
@@ -125,16 +126,29 @@ def serve(demo: Any, *, port: int | None = None, share: bool = False, mcp: bool 
         demo: Of `build_app`.
         port: Port; the first free one from 7860 if None.
         share: Also a public address, by Gradio's tunnel.
-        mcp: Also serve the endpoints as MCP tools; needs gradio[mcp].
+        mcp: Also serve the endpoints as MCP tools; needs the package mcp.
         wait: Return only when the server ends.
 
     Returns:
         Gradio's (app, local address, public address).
+
+    Raises:
+        AgriClipError: The tools were asked for and cannot be served.
     """
+    if mcp and importlib.util.find_spec("mcp") is None:
+        raise AgriClipError("MCP tools need the package mcp: pip install 'agriclip[mcp]'.")
     options = launch_options()
     opened = demo.launch(
         server_port=port, share=share, mcp_server=mcp, prevent_thread_lock=True, quiet=True, **options
     )
+    if mcp:
+        from spaces_demo.api import answer_in_json
+
+        # Gradio goes on without the tools where they fail, and a quiet launch does not tell of it.
+        if demo.mcp_server_obj is None:
+            demo.close()
+            raise AgriClipError(f"The MCP tools cannot be served: {demo.mcp_error}.")
+        answer_in_json(demo.mcp_server_obj)
     # A moment later, so that the first page is not slowed down by it.
     timer = threading.Timer(2.0, demo.page.engine.warm)
     timer.daemon = True
@@ -152,8 +166,11 @@ def _escaped(text: str) -> str:
 
 def main() -> None:
     """Serve the page, as a Space does."""
-    demo = build_app()
-    serve(demo, mcp=os.environ.get("AGRICLIP_MCP", "") not in ("", "0"))
+    try:
+        serve(build_app(), mcp=os.environ.get("AGRICLIP_MCP", "") not in ("", "0"))
+    except AgriClipError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

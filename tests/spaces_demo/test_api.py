@@ -130,6 +130,36 @@ def test_a_hundred_at_once(served, client):
     )
 
 
+def test_the_command_opens_the_page(monkeypatch, capsys):
+    import gradio
+
+    from agriclip_cli import main
+    from spaces_demo.engine import Engine
+
+    answers = []
+
+    def ask(demo):
+        answers.append(Client(demo.local_url, verbose=False).predict(api_name="/list_climates"))
+        demo.close()
+
+    monkeypatch.setattr(gradio.Blocks, "block_thread", ask)
+    monkeypatch.setattr(Engine, "warm", lambda engine: None)
+    with pytest.raises(SystemExit) as ended:
+        main(["demo-space"])
+    assert not ended.value.code and "Open http://" in capsys.readouterr().out
+    assert answers[0]["climates"][0]["key"] == "present"
+
+
+def test_what_the_readme_asks_is_answered(served, capsys):
+    import spaces_demo
+    from tests.docs.pages import blocks
+
+    [block] = [b for b in blocks(Path(spaces_demo.__file__).parent / "README.md") if b.language == "python"]
+    exec(compile(block.text.replace("http://localhost:7860", served[0]), str(block), "exec"), {})
+    told = capsys.readouterr().out
+    assert "Today this land is" in told and "'probability': 0." in told
+
+
 def test_command_says_what_is_missing(tmp_path):
     from processing.errors import AgriClipError
 

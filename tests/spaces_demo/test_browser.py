@@ -140,6 +140,8 @@ def test_my_data_and_export(page, tmp_path):
     open_tab(page, "My data")
     page.locator("#data-file input[type=file]").set_input_files(raster)
     page.wait_for_selector("#data-checks >> text=taken as a raster of predictors")
+    wide, seen = page.locator("#data-checks .ac-scroll").evaluate("box => [box.scrollWidth, box.clientWidth]")
+    assert wide <= seen, "the table of checks is read without moving it"
     page.locator("#data-go").click()
     page.wait_for_selector("#data-result .ac-lead")
     assert "reach a probability" in page.inner_text("#data-result")

@@ -36,8 +36,11 @@ def shake(model: torch.nn.Module) -> torch.nn.Module:
 
 @pytest.fixture(scope="session")
 def agriclip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny AgriCLIP that aligns and segments, with its processor."""
-    folder = tmp_path_factory.mktemp("agriclip")
+    return write_agriclip(tmp_path_factory.mktemp("agriclip"))
+
+
+def write_agriclip(folder: Path) -> Path:
+    """Writes a tiny AgriCLIP that aligns and segments, with its processor."""
     processor = AgriClipProcessor(AgriClipImageProcessor(sensor="landsat8"), build_tokenizer(vocab_size=2000))
     torch.manual_seed(0)
     config = AgriClipConfig.from_size("tiny", vocab_size=len(processor.tokenizer), **SMALL)
@@ -61,8 +64,11 @@ def _tokenizer(folder: Path, length: int, pad: str) -> int:
 
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny CLIP with its processor."""
-    folder = tmp_path_factory.mktemp("clip")
+    return write_clip(tmp_path_factory.mktemp("clip"))
+
+
+def write_clip(folder: Path) -> Path:
+    """Writes a tiny CLIP with its processor."""
     torch.manual_seed(0)
     small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = {**small, "vocab_size": _tokenizer(folder, 32, "[PAD]"), "max_position_embeddings": 32, "eos_token_id": 3}

@@ -6,6 +6,7 @@ encoder through `inputs_embeds`, which is why any encoder will do.
 """
 
 import inspect
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,6 +50,23 @@ class AgriClipNumberEmbedding(nn.Module):
         features = torch.cat([fourier_features(known, periods), known.asinh().unsqueeze(-1)], dim=-1)
         embedded = self.projection(features.to(self.projection.weight.dtype))
         return torch.where(present.unsqueeze(-1), embedded, self.missing)
+
+
+@dataclass
+class AgriClipTextOutput(BaseModelOutputWithPooling):
+    """Output of the report encoder, and what it was given.
+
+    Args:
+        last_hidden_state: States of the tokens, 0 at padding (B, L, D).
+        pooler_output: One vector a report (B, D).
+        hidden_states: Those of each layer, if asked for.
+        attentions: Those of each layer, if asked for.
+        input_ids: Tokens (B, L).
+        numeric_values: Value at each `[NUM]` token (B, L).
+    """
+
+    input_ids: Tensor | None = None
+    numeric_values: Tensor | None = None
 
 
 class AgriClipTextModel(AgriClipPreTrainedModel):
@@ -95,7 +113,7 @@ class AgriClipTextModel(AgriClipPreTrainedModel):
         numeric_values: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutputWithPooling:
+    ) -> AgriClipTextOutput:
         """Encode a batch of reports.
 
         Args:
@@ -107,7 +125,8 @@ class AgriClipTextModel(AgriClipPreTrainedModel):
             **kwargs: Passed on to the wrapped encoder.
 
         Returns:
-            `last_hidden_state` (B, L, D), 0 at padding, and `pooler_output` (B, D), pooled as the configuration says.
+            `last_hidden_state` (B, L, D), 0 at padding, `pooler_output` (B, D), pooled as the configuration says, and
+            the tokens and values themselves.
 
         Raises:
             ValueError: Neither or both of `input_ids` and `inputs_embeds` are given.
@@ -126,11 +145,13 @@ class AgriClipTextModel(AgriClipPreTrainedModel):
             kwargs.setdefault(name, getattr(self.config, name))
         output = self.encoder(inputs_embeds=inputs_embeds, attention_mask=attention_mask | empty.long(), **kwargs)
         keep = attention_mask.unsqueeze(-1).to(inputs_embeds.dtype)
-        return BaseModelOutputWithPooling(
+        return AgriClipTextOutput(
             last_hidden_state=output.last_hidden_state * keep,
             pooler_output=pool_tokens(output.last_hidden_state, attention_mask, input_ids, self.config),
             hidden_states=output.get("hidden_states"),
             attentions=output.get("attentions"),
+            input_ids=input_ids,
+            numeric_values=numeric_values,
         )
 
     def embed(self, input_ids: Tensor, numeric_values: Tensor | None) -> Tensor:

@@ -397,7 +397,8 @@ def _attribute(
     def score(numbers: Tensor, pixels: Tensor | None = None) -> Tensor:
         count = len(numbers)
         asked = {"input_ids": ids.expand(count, -1), "attention_mask": mask.expand(count, -1)}
-        asked["numeric_values"] = torch.zeros(count, len(ids), device=device)
+        # Of numbers that are put in as embeddings the Gaussian process knows nothing: they are missing to it.
+        asked["numeric_values"] = torch.full((count, len(ids)), torch.nan, device=device)
         if pixels is not None and images is not None:
             asked |= {**images, "pixel_values": pixels, "pixel_mask": images["pixel_mask"].expand_as(pixels)}
         if path == "value":

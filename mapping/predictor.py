@@ -22,6 +22,7 @@ from mapping.outputs import file_sha256
 from modeling_agriclip import AgriClipForSuitability, Calibration
 from modeling_agriclip.calibration_agriclip import FILE_NAME as CALIBRATION
 from modeling_agriclip.ensemble_agriclip import mutual_information
+from modeling_agriclip.report_agriclip import AgriClipTextOutput
 from modeling_agriclip.vision_agriclip import AgriClipVisionOutput
 from processing.climate_report import ReportTokens
 from processing.errors import AgriClipError
@@ -114,7 +115,8 @@ class SuitabilityPredictor:
                 cut = {k: v[start : start + _BATCH] if k.startswith("pixel") else v for k, v in images.items()}
                 parts.append(member.model.vision_model(**cut))
             # The place as a whole is asked, not the cells of its chip.
-            joined = {key: torch.cat([part[key] for part in parts]) for key in ("pooler_output", "image_valid")}
+            kept = ("pooler_output", "image_valid", "channel_means", "channel_valid", "channels")
+            joined = {key: torch.cat([part[key] for part in parts]) for key in kept}
             nothing = joined["pooler_output"][:, None][:, :0]
             seen.append(AgriClipVisionOutput(last_hidden_state=nothing, cell_mask=nothing[..., 0].long(), **joined))
         return seen
@@ -166,7 +168,7 @@ class SuitabilityPredictor:
         for number, member in enumerate(self.members):
             text = member.model.text_model(ids, mask.expand(len(distinct), -1), numbers)
             # Encoded once a distinct report, then handed to each cell that tells it.
-            text.last_hidden_state, text.pooler_output = text.last_hidden_state[place], text.pooler_output[place]
+            text = AgriClipTextOutput(**{key: value[place] for key, value in text.items()})
             asked = {"attention_mask": mask.expand(len(place), -1), "text_model_output": text}
             if seen is not None:
                 own = {key: value[chosen] for key, value in seen[number].items()}

@@ -326,6 +326,10 @@ class AgriClipConfig(PreTrainedConfig):
         detection_weight: Weight of the detection loss.
         masked_language_weight: Weight of masked language modelling.
         adversarial_weight: Weight of the prediction on attacked inputs (F20); the attack is the trainer's.
+        gp_places: Places that the suitability model's Gaussian process remembers; 0 = it has none. For `share`.
+        gp_numbers: Numbers of the report that it compares.
+        gp_channels: Channels of the image whose means it compares.
+        gp_tokens: Tokens of the report that it was fitted with.
     """
 
     model_type = "agriclip"
@@ -383,6 +387,10 @@ class AgriClipConfig(PreTrainedConfig):
     detection_weight: int | float = 0.5
     masked_language_weight: int | float = 0.0
     adversarial_weight: int | float = 0.0
+    gp_places: int = 0
+    gp_numbers: int = 0
+    gp_channels: int = 0
+    gp_tokens: int = 0
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -404,6 +412,11 @@ class AgriClipConfig(PreTrainedConfig):
             raise ValueError(
                 f"`share_floor` ({self.share_floor}) and `share_threshold` ({self.share_threshold}) must satisfy "
                 "0 < floor < threshold < 1."
+            )
+        if self.gp_places and self.suitability_likelihood != "share":
+            raise ValueError(
+                f"A Gaussian process (`gp_places` {self.gp_places}) answers for `share`, not for "
+                f"`{self.suitability_likelihood}`: set `gp_places` to 0."
             )
         if self.alignment_loss not in ("softmax", "sigmoid"):
             raise ValueError(f"`alignment_loss` must be `softmax` or `sigmoid`, got {self.alignment_loss}.")

@@ -4,6 +4,7 @@ Every class is built from the same named parts (`vision_model`, `text_model`, `f
 serves them all. Losses are computed only when labels ask for them, and a term of weight 0 not at all.
 """
 
+import math
 from os import PathLike
 from typing import Any
 
@@ -17,6 +18,7 @@ from .base_agriclip import AgriClipPreTrainedModel
 from .clip_agriclip import AgriClipLogitScaleUncapped, start_from_clip
 from .configuration_agriclip import AgriClipConfig
 from .fusion_agriclip import AgriClipFuser
+from .gaussian_process_agriclip import AgriClipGaussianProcess, AgriClipNeighbours
 from .heads_agriclip import (
     AgriClipLanguageHead,
     AgriClipLogitBias,
@@ -353,6 +355,8 @@ class AgriClipForSuitability(_AgriClipTwoTowers):
             self.decoder = AgriClipPatchDecoder(config)
         if config.use_detection_head:
             self.detection_head = nn.Linear(config.vision_config.hidden_size, 1)
+        if config.gp_places:
+            self.gaussian_process = AgriClipGaussianProcess(config)
         self.post_init()
 
     @merge_with_config_defaults
@@ -413,6 +417,18 @@ class AgriClipForSuitability(_AgriClipTwoTowers):
         report = _report(text, attention_mask)
         parameters, alone, effect, fused = self._answer(vision, report)
         scores, probabilities = self.suitability_head.interpret(parameters)
+        report_scores, report_probabilities = self.suitability_head.interpret(alone)
+        share: Any = None
+        if self.config.suitability_likelihood == "share":
+            share = self.suitability_head.split(parameters[:, 0])[0].exp()
+        if self.config.gp_places and text is not None:
+            near = self.gaussian_process(text, attention_mask, vision)
+            scores, probabilities = self._with_neighbours(scores, near)
+            report_near = near if vision is None else self.gaussian_process(text, attention_mask)
+            _, report_probabilities = self._with_neighbours(report_scores, report_near)
+            floor = self.config.share_floor
+            together = (((share + floor).log() + near.mean) / 2).exp() - floor
+            share = torch.where(near.speaks, together.clamp(min=0.0), share)
         detection = None
         if self.config.use_detection_head and vision is not None:
             detection = self.detection_head(vision.pooler_output)[:, 0]
@@ -430,17 +446,14 @@ class AgriClipForSuitability(_AgriClipTwoTowers):
                 text = self.text_model(input_ids, attention_mask, attacked_numeric_values, **kwargs)
             attacked = self._answer(seen, _report(text, attention_mask))[0]
             terms["adversarial"] = self._prediction_term(attacked, labels, label_weights, vision)
-        share = None
-        if self.config.suitability_likelihood == "share":
-            share = self.suitability_head.split(parameters[:, 0])[0].exp().clamp(max=1.0)
         image_valid = torch.zeros_like(fused[:, 0, 0], dtype=torch.long) if vision is None else vision.image_valid
         return AgriClipSuitabilityOutput(
             loss=self._weigh(terms) if terms else None,
             loss_dict={name: term.detach() for name, term in terms.items()} or None,
             logits=scores[:, 0],
             probabilities=probabilities[:, 0],
-            report_probabilities=self.suitability_head.interpret(alone)[1][:, 0],
-            share=share,
+            report_probabilities=report_probabilities[:, 0],
+            share=None if share is None else share.clamp(max=1.0),
             cell_logits=None if vision is None else scores[:, 1:] * vision.cell_mask,
             cell_probabilities=None if vision is None else probabilities[:, 1:] * vision.cell_mask,
             cell_mask=None if vision is None else vision.cell_mask,
@@ -448,6 +461,12 @@ class AgriClipForSuitability(_AgriClipTwoTowers):
             detection_logits=detection,
             fused_state=fused,
         )
+
+    def _with_neighbours(self, scores: Tensor, near: AgriClipNeighbours) -> tuple[Tensor, Tensor]:
+        """Mean of the network's scores (B, 1 + N) and the Gaussian process', and the probabilities of it."""
+        own = (near.mean - math.log(self.config.share_threshold + self.config.share_floor)) / near.sd
+        scores = torch.where(near.speaks.unsqueeze(1), (scores + own.unsqueeze(1)) / 2, scores)
+        return scores, torch.special.ndtr(scores)
 
     def _self_supervised_terms(
         self,

@@ -31,6 +31,9 @@ class AgriClipVisionOutput(ModelOutput):
         scale_states: Features of each scale on the finest grid: (B, N, S, D).
         scale_mask: 1 where a scale is valid in a cell: (B, N, S).
         hidden_states: Finest scale, before the first stage and after each: (B, h_i, w_i, D_i).
+        channel_means: Mean of each channel's valid pixels over all dates, 0 where there are none: (B, C).
+        channel_valid: 1 where a channel has a valid pixel: (B, C).
+        channels: Their descriptions: (B, C, 4).
     """
 
     # All but the hidden states are always given; the defaults are what ModelOutput asks for.
@@ -42,6 +45,9 @@ class AgriClipVisionOutput(ModelOutput):
     scale_states: Tensor = None  # type: ignore[assignment]
     scale_mask: Tensor = None  # type: ignore[assignment]
     hidden_states: tuple[Tensor, ...] | None = None
+    channel_means: Tensor | None = None
+    channel_valid: Tensor | None = None
+    channels: Tensor | None = None
 
 
 class AgriClipAdaptiveConsistency(nn.Module):
@@ -140,6 +146,8 @@ class AgriClipVisionModel(AgriClipPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         generated = self.embeddings.generate(channels)
+        counts = valid.sum(dim=(1, 3, 4))
+        means = (pixels * valid).sum(dim=(1, 3, 4)) / counts.clamp(min=1)
         features, masks, vectors, hidden_states = [], [], [], None
         for level in range(self.config.num_scales):
             if level:
@@ -171,6 +179,9 @@ class AgriClipVisionModel(AgriClipPreTrainedModel):
             scale_states=scale_states,
             scale_mask=scale_mask.long(),
             hidden_states=hidden_states if output_hidden_states else None,
+            channel_means=means,
+            channel_valid=(counts > 0).long(),
+            channels=channels,
         )
 
     def prepare(

@@ -381,6 +381,7 @@ class Training(Part):
         patience: Stop after so many epochs without a better log loss on the validation blocks.
         average: Share of the running mean of the weights that each step keeps, such as 0.995; the mean is what a fit
             ends with. 0 ends with the last weights.
+        gaussian_process: Put a Gaussian process over the fitted places beside each network, for the objective `share`.
         image_dropout: Share of samples shown without their image.
         sentence_dropout: Share of a report's clauses left out while fitting.
         number_dropout: Share of a report's numbers missing while fitting.
@@ -416,6 +417,7 @@ class Training(Part):
     validation: float = Field(default=0.0, ge=0, lt=1)
     patience: int | None = Field(default=None, ge=1)
     average: float = Field(default=0.0, ge=0, lt=1)
+    gaussian_process: bool = True
     image_dropout: float = Field(default=0.1, ge=0, le=1)
     sentence_dropout: float = Field(default=0.0, ge=0, lt=1)
     number_dropout: float = Field(default=0.0, ge=0, lt=1)

@@ -110,9 +110,8 @@ def pack_model(fitted: str | Path, folder: str | Path) -> Path:
         fitted: Model folder of `fit_study`.
         folder: Where it goes.
     """
-    from safetensors.torch import save_file
-
     from modeling_agriclip import AgriClipForSuitability
+    from training.release.folder import save_in_half_precision
 
     source, target = Path(fitted), Path(folder)
     target.mkdir(parents=True)
@@ -132,8 +131,7 @@ def pack_model(fitted: str | Path, folder: str | Path) -> Path:
         config = _write_config(place, member)
         weights = AgriClipForSuitability.from_pretrained(member).state_dict()
         needed = AgriClipForSuitability(config).state_dict()
-        half = {name: weights[name].half() if weights[name].is_floating_point() else weights[name] for name in needed}
-        save_file({n: w.contiguous() for n, w in half.items()}, place / "model.safetensors", {"format": "pt"})
+        save_in_half_precision({name: weights[name] for name in needed}, place)
     return target
 
 

@@ -26,6 +26,7 @@ from processing.splits import hold_out_blocks
 from processing.study import Study
 from training.adversarial import Attack, SensorNoise
 from training.averaging import WeightAveraging
+from training.gaussian_process import add_gaussian_process
 from training.progress import FitProgress, Report
 from training.resume import Checkpointing, last_checkpoint
 from training.starts import ReportStart, load_start, pretrain, save_tuned, tune
@@ -130,6 +131,8 @@ def run_fit(task: FitTask, job: FitJob, report: Report) -> Predictions:
     checkpoint = last_checkpoint(checkpoints) if checkpoints.exists() else None
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if task.study.training.gaussian_process:
+        add_gaussian_process(model, task.sites, split_sites(task, job).fitted, task.labels, job.seed)
     if trainer.is_world_process_zero():
         save_tuned(model, job.folder)
     predictions = predict_sites(task, trainer, np.flatnonzero(~job.inside))

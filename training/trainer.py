@@ -8,6 +8,7 @@ plain `Trainer` fits the same model to the same sum without the adversarial term
 from __future__ import annotations
 
 import math
+import shutil
 from collections import defaultdict
 from contextlib import nullcontext
 from pathlib import Path
@@ -114,9 +115,13 @@ class AgriClipTrainer(Trainer):
                 terms.append(name)
         folder = Path(self.failure_dir or self.args.output_dir or ".") / f"failed_step_{step}"
         if self.is_world_process_zero():
-            self.accelerator.unwrap_model(self.model).save_pretrained(folder)
+            # Another fit that failed a moment ago may end this process: no half of a folder is left.
+            half = folder.with_name(f".{folder.name}")
+            self.accelerator.unwrap_model(self.model).save_pretrained(half)
             batch = {key: value.contiguous().cpu() for key, value in inputs.items() if isinstance(value, Tensor)}
-            save_file(batch, folder / "batch.safetensors")
+            save_file(batch, half / "batch.safetensors")
+            shutil.rmtree(folder, ignore_errors=True)
+            half.rename(folder)
         named = f" in the term{'s' * (len(terms) > 1)} {', '.join(terms)}" if terms else ""
         raise AgriClipError(
             f"The loss became {loss}{named} in step {step} of {self.state.max_steps}; its batch and weights are in "

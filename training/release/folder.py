@@ -23,6 +23,7 @@ from processing.errors import AgriClipError
 from processing.processing_agriclip import AgriClipProcessor
 from training.release.joint import JointModel
 
+EXACT = "gaussian_process."
 WEIGHTS, CONFIG, MEMBERS = "model.safetensors", "config.json", "members"
 LARGEST = 32 * 2**20  # bytes of weights in all
 
@@ -37,7 +38,7 @@ def save_release(model: JointModel, processor: AgriClipProcessor, folder: Path) 
     """
     folder.mkdir(parents=True)
     AgriClipModel(copy.deepcopy(model.config)).save_pretrained(folder)  # configuration and code; its weights go
-    _save_weights({name: value.detach().cpu() for name, value in model.weights_to_save().items()}, folder)
+    save_in_half_precision({name: value.detach().cpu() for name, value in model.weights_to_save().items()}, folder)
     _load_in_single_precision(folder)
     processor.save_pretrained(folder)
 
@@ -66,7 +67,7 @@ def add_ensemble(folder: Path, fitted: Path) -> int:
         copied = folder / MEMBERS / member.name
         copied.mkdir(parents=True)
         _copy(member, copied, CONFIG, CALIBRATION)
-        _save_weights(load_file(member / WEIGHTS), copied)
+        save_in_half_precision(load_file(member / WEIGHTS), copied)
         _load_in_single_precision(copied)
     _copy(fitted, folder, CALIBRATION, "study.yaml", "training_summary.json")
     size = sum(path.stat().st_size for path in folder.rglob(WEIGHTS))
@@ -82,8 +83,15 @@ def _copy(source: Path, target: Path, *names: str) -> None:
             shutil.copy(source / name, target / name)
 
 
-def _save_weights(weights: dict[str, Tensor], folder: Path) -> None:
-    half = {name: (w.half() if w.is_floating_point() else w).contiguous() for name, w in weights.items()}
+def save_in_half_precision(weights: dict[str, Tensor], folder: Path) -> None:
+    """Write `model.safetensors` in half precision, all but the Gaussian process: its numbers have units.
+
+    Args:
+        weights: By name.
+        folder: Of the model.
+    """
+    short = {name: w.is_floating_point() and not name.startswith(EXACT) for name, w in weights.items()}
+    half = {name: (w.half() if short[name] else w).contiguous() for name, w in weights.items()}
     save_file(half, folder / WEIGHTS, {"format": "pt"})
 
 

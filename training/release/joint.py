@@ -134,6 +134,21 @@ class JointModel(nn.Module):
             terms["reconstruction"] = hidden.loss(self.decoder(*cells))
         return terms
 
+    def segment(self, batch: dict[str, Tensor]) -> Tensor:
+        """Loss of the pixels of one batch of tiles, for the head alone: the towers are asked without gradients."""
+        towers, count = self.suitability, int(batch["prompts"])
+        with torch.no_grad():
+            pixels, valid, channels, gsd, dates = towers.vision_model.prepare(
+                *(batch[name] for name in ("pixel_values", "pixel_mask", "channels", "gsd", "dates"))
+            )
+            vision = towers.vision_model(pixels, valid, channels, gsd, dates)
+            names = ("input_ids", "attention_mask", "numeric_values")
+            prompts = self.read({name: batch[name][:count] for name in names})
+        seen = (vision.last_hidden_state, vision.pooler_output, pixels, valid, channels)
+        features, keep = self.segmentation_head.pixels(*seen)
+        logits = self.segmentation_head.compare(features, keep, prompts.expand(len(pixels), -1, -1))
+        return _pixel_loss(logits, batch["labels"].masked_fill(~keep[:, 0], IGNORE))
+
     def weights_to_save(self) -> dict[str, Tensor]:
         """Weights by the names that the model classes know."""
         own = dict(self.suitability.state_dict())

@@ -90,7 +90,8 @@ class Settings:
         series: Series in every other second step.
         phrases: Phrases in that step.
         reading_steps: Steps on phrases alone before all else.
-        season_steps: Steps on series alone after all else, of the dates' encoder only.
+        pixel_steps: Steps on tiles alone after all else, of the pixels' own path only.
+        season_steps: Steps on series alone after that, of the dates' encoder only.
         learning_rate: Its height; it rises for a twentieth of the run and falls to 0 by a cosine.
         pixel_rate: How much faster the convolutions of the pixels' own path learn.
         text_rate: The same of the report encoder after it has learned to read: faster, it forgets what few pixels ask.
@@ -107,6 +108,7 @@ class Settings:
     series: int = 24
     phrases: int = 32
     reading_steps: int = 3000
+    pixel_steps: int = 1200
     season_steps: int = 1500
     learning_rate: float = 1e-3
     pixel_rate: float = 2.0
@@ -192,6 +194,7 @@ def train(
                 log.write({"step": step + 1, "held_out_tiles": scores})
                 accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        log.write(learn_pixels(averaged.module, draws.tiles, settings, quiet))
         _complete(part, output, averaged, processor, kept, settings, log, study, tiles_dir)
     accelerator.wait_for_everyone()
     return output
@@ -220,6 +223,35 @@ def _learn_to_read(model: JointModel, phrases: PhraseBatches, settings: Settings
     return {"reading": {"loss": round(float(loss.detach()), 4), "held_out_phrases": round(right, 4)}}
 
 
+def learn_pixels(model: JointModel, tiles: TileBatches, settings: Settings, quiet: bool = True) -> dict[str, Any]:
+    """Train the head of segmentation alone: words and towers are learned by then, and no longer move its target.
+
+    Returns:
+        Mean loss of the first and of the last hundred steps, for the log.
+    """
+    own = list(model.segmentation_head.parameters())
+    rate = settings.learning_rate * settings.pixel_rate
+    optimizer = torch.optim.AdamW(own, lr=rate, weight_decay=settings.weight_decay, fused=True)
+    losses: list[float] = []
+    with _bar(quiet) as bar:
+        for step in bar.track(range(settings.pixel_steps), description="Pixels"):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * _rate(step, settings.pixel_steps)
+            with torch.autocast(own[0].device.type, dtype=torch.bfloat16):
+                loss = model.segment(tiles((1 << 42) + step))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(own, 1.0)
+            optimizer.step()
+            losses.append(float(loss.detach()))
+    return {"pixels": _ends(losses)}
+
+
+def _ends(losses: list[float]) -> dict[str, float | None]:
+    first, last = (round(float(np.mean(part)), 5) if part else None for part in (losses[:100], losses[-100:]))
+    return {"first": first, "last": last}
+
+
 def learn_seasons(model: JointModel, series: SeriesBatches, settings: Settings, quiet: bool = True) -> dict[str, Any]:
     """Train the dates' encoder alone on series; images of one date pass it by, so nothing else changes.
 
@@ -242,8 +274,7 @@ def learn_seasons(model: JointModel, series: SeriesBatches, settings: Settings, 
             losses.append(float(terms["seasons"].detach()))
     # Only these were stepped, but all were given gradients.
     model.zero_grad(set_to_none=True)
-    first, last = (round(float(np.mean(part)), 5) if part else None for part in (losses[:100], losses[-100:]))
-    return {"seasons": {"first": first, "last": last}}
+    return {"seasons": _ends(losses)}
 
 
 def build_processor() -> AgriClipProcessor:

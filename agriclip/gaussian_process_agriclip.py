@@ -127,7 +127,8 @@ class AgriClipGaussianProcess(nn.Module):
         """Cholesky factor (P, P) and weights (P,) of the places; they are few, so this is quicker than to store it."""
         if which not in self._solved:
             size = self.numbers if which == REPORT else self.places.shape[1]
-            with torch.no_grad():
+            # Kept for later calls, of which one may ask for gradients: nothing of inference mode may stay.
+            with torch.inference_mode(False), torch.no_grad():
                 places = self._exact(self.places[:, :size])
                 covariance = self._kernel(which, places, places)
                 covariance.diagonal().add_(self._exact(self.kernels[which, 2]).exp())

@@ -67,24 +67,30 @@ class AgriClipGaussianProcess(nn.Module):
         self.register_buffer("kernels", torch.zeros(2, 3))
         self._solved: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def forward(self, text: Any, attention_mask: Tensor | None, vision: Any | None = None) -> AgriClipNeighbours:
+    def forward(
+        self, text: Any, attention_mask: Tensor | None, vision: Any | None = None
+    ) -> tuple[AgriClipNeighbours, AgriClipNeighbours]:
         """Distribution of log(share + floor).
 
         Args:
             text: Output of the report encoder for B reports, with `input_ids` and `numeric_values`.
             attention_mask: 1 = a token (B, L); a number that is masked counts as missing.
             vision: Output of the vision tower for B images; None for the report alone.
+
+        Returns:
+            With the image, where there is one with the channels of the fit; and from the report alone.
         """
         numbers, speaks = self._numbers(text, attention_mask)
         mean, sd = self._posterior(REPORT, self._standardise(numbers, slice(0, self.numbers)))
+        alone = AgriClipNeighbours(mean, sd, speaks)
         if vision is None or not self._is_known(vision):
-            return AgriClipNeighbours(mean, sd, speaks)
+            return alone, alone
         images = vision.channel_means.float().masked_fill(vision.channel_valid == 0, torch.nan)
         inputs = torch.cat([numbers, images], dim=1)
         with_image = self._posterior(BOTH, self._standardise(inputs, slice(None)))
         seen = vision.image_valid > 0
         mean, sd = (torch.where(seen, one, other) for one, other in zip(with_image, (mean, sd), strict=True))
-        return AgriClipNeighbours(mean, sd, speaks)
+        return AgriClipNeighbours(mean, sd, speaks), alone
 
     def _numbers(self, text: Any, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The numbers (B, K), NaN where missing, and whether each report is in the words of the fit (B,)."""
@@ -148,10 +154,6 @@ class AgriClipGaussianProcess(nn.Module):
     def _exact(values: Tensor) -> Tensor:
         """In double precision, where the device has it: near places make equations that single precision spoils."""
         return values.float() if values.device.type == "mps" else values.double()
-
-    def forget_solution(self) -> None:
-        """To be called when buffers have changed."""
-        self._solved.clear()
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         # Another device or type: solved anew there.

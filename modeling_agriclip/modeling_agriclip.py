@@ -422,9 +422,8 @@ class AgriClipForSuitability(_AgriClipTwoTowers):
         if self.config.suitability_likelihood == "share":
             share = self.suitability_head.split(parameters[:, 0])[0].exp()
         if self.config.gp_places and text is not None:
-            near = self.gaussian_process(text, attention_mask, vision)
+            near, report_near = self.gaussian_process(text, attention_mask, vision)
             scores, probabilities = self._with_neighbours(scores, near)
-            report_near = near if vision is None else self.gaussian_process(text, attention_mask)
             _, report_probabilities = self._with_neighbours(report_scores, report_near)
             floor = self.config.share_floor
             together = (((share + floor).log() + near.mean) / 2).exp() - floor

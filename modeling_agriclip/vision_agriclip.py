@@ -50,6 +50,20 @@ class AgriClipVisionOutput(ModelOutput):
     channels: Tensor | None = None
 
 
+def mean_of_channels(pixels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of each channel over the valid pixels of all dates, 0 where there are none, and where there are any.
+
+    Args:
+        pixels: (B, T, C, H, W).
+        valid: 1 = valid, same shape.
+
+    Returns:
+        Means (B, C) and bool (B, C).
+    """
+    counts = valid.sum(dim=(1, 3, 4))
+    return (pixels * valid).sum(dim=(1, 3, 4)) / counts.clamp(min=1), counts > 0
+
+
 class AgriClipAdaptiveConsistency(nn.Module):
     """Scales to one feature a cell (F8, F9): masked softmax over the scales present in the cell."""
 
@@ -146,8 +160,7 @@ class AgriClipVisionModel(AgriClipPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         generated = self.embeddings.generate(channels)
-        counts = valid.sum(dim=(1, 3, 4))
-        means = (pixels * valid).sum(dim=(1, 3, 4)) / counts.clamp(min=1)
+        means, present = mean_of_channels(pixels, valid)
         features, masks, vectors, hidden_states = [], [], [], None
         for level in range(self.config.num_scales):
             if level:
@@ -180,7 +193,7 @@ class AgriClipVisionModel(AgriClipPreTrainedModel):
             scale_mask=scale_mask.long(),
             hidden_states=hidden_states if output_hidden_states else None,
             channel_means=means,
-            channel_valid=(counts > 0).long(),
+            channel_valid=present.long(),
             channels=channels,
         )
 

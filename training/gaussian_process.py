@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from modeling_agriclip.gaussian_process_agriclip import AgriClipGaussianProcess
+from modeling_agriclip.vision_agriclip import mean_of_channels
 from training.study_dataset import SiteTensors
 
 # Time grows with the cube of the places: so many are remembered, and fewer are asked for the kernel.
@@ -46,7 +47,9 @@ def add_gaussian_process(
     channels = torch.zeros(0, 4, dtype=torch.long)
     if sites.pixel_values is not None and sites.pixel_mask is not None and sites.channels is not None:
         channels = sites.channels
-        inputs = np.concatenate([inputs, _channel_means(sites, index)], axis=1)
+        valid = sites.pixel_mask[index].unsqueeze(1).double()
+        means, present = mean_of_channels(sites.pixel_values[index].unsqueeze(1).double().nan_to_num(), valid)
+        inputs = np.concatenate([inputs, means.masked_fill(~present, torch.nan).numpy()], axis=1)
     with warnings.catch_warnings():
         # A number that is missing everywhere has no mean, and takes no part.
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -77,17 +80,8 @@ def add_gaussian_process(
     for name, value in values.items():
         buffer = getattr(process, name)
         buffer.copy_(torch.as_tensor(value).to(buffer))
-    process.forget_solution()
     model.gaussian_process = process.to(model.device)
     return True
-
-
-def _channel_means(sites: SiteTensors, index: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean of the valid pixels of each channel (N, C), NaN where there are none."""
-    assert sites.pixel_values is not None and sites.pixel_mask is not None
-    valid = sites.pixel_mask[index].double()
-    total = (sites.pixel_values[index].double() * valid).nan_to_num().sum(dim=(-2, -1))
-    return (total / valid.sum(dim=(-2, -1))).numpy()
 
 
 def _fit_kernel(inputs: NDArray[np.float64], targets: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -63,7 +63,7 @@ By = Annotated[
     str,
     typer.Option(
         help="Compare whole images or pixels with the texts: image, pixels, or auto (pixels where the model has "
-        "learnt to and the protocol is our own)."
+        "learnt to and the protocol is our own; what looks like other land than the classes' has no vote)."
     ),
 ]
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from evaluation.vision.encoders import Encoder
 from evaluation.vision.images import ImageTable
 from evaluation.vision.protocols import Protocol, class_texts
-from evaluation.vision.zero_shot import class_embeddings, classify_images, compared_by, unit
+from evaluation.vision.zero_shot import class_embeddings, classify_images, compared_by, rest_embeddings, unit
 from processing.errors import AgriClipError
 from processing.whole_files import finished, write_whole
 
@@ -111,6 +111,8 @@ def classify_files(
 ) -> Classified:
     """Write the likeliest of some classes for each image, and the probability of each: the softmax over the classes.
 
+    Where pixels are compared, the mean probability of those that are any of the classes.
+
     Args:
         encoder: The model.
         table: The images.
@@ -131,7 +133,8 @@ def classify_files(
     texts = class_texts(protocol, names, {name: name for name in names}, template)
     pixels = compared_by(encoder, protocol, by)
     classes = class_embeddings(encoder, texts, protocol.pooling, pixels)
-    numbers, logits, _ = classify_images(encoder, table, classes, batch, quiet, pixels)
+    rest = rest_embeddings(encoder, texts, protocol.pooling) if pixels else None
+    numbers, logits, _ = classify_images(encoder, table, classes, batch, quiet, rest)
     chances = np.exp(logits - logits.max(axis=1, keepdims=True))
     chances /= chances.sum(axis=1, keepdims=True)
     keys = [table.refs[i].key for i in numbers]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,17 @@ from evaluation.vision.labels import Labels
 from evaluation.vision.protocols import ClassTexts, Protocol, class_texts
 from evaluation.vision.scores import group_blocks, pair_counts, score_counts
 from processing.errors import AgriClipError, named
+from processing.vocabulary import REST
 
-__all__ = ["ZeroShot", "class_embeddings", "classify_images", "compared_by", "evaluate_zero_shot", "unit"]
+__all__ = [
+    "ZeroShot",
+    "class_embeddings",
+    "classify_images",
+    "compared_by",
+    "evaluate_zero_shot",
+    "rest_embeddings",
+    "unit",
+]
 
 FloatArray = NDArray[np.float32]
 
@@ -40,6 +49,18 @@ def class_embeddings(encoder: Encoder, texts: ClassTexts, pooling: str, pixels: 
         vectors = encoder.segment_texts(prompts) if pixels else encoder.encode_texts(prompts)
         found.append(vectors.mean(axis=0) if pooling == "mean" else unit(vectors).mean(axis=0))
     return unit(np.stack(found))
+
+
+def rest_embeddings(encoder: Encoder, texts: ClassTexts, pooling: str) -> FloatArray:
+    """Unit vectors (R, P) of the wordings for what is none of the classes, as pixels are compared with them.
+
+    Land that is not asked about would vote for the class that it resembles. There are none for a model that has not
+    learnt to compare pixels, nor where one of the classes is the rest itself.
+    """
+    if not encoder.compares_pixels or {text.casefold() for text in texts.strings} & set(REST):
+        return class_embeddings(encoder, texts, pooling, pixels=True)[:0]
+    rest = replace(texts, names=REST, strings=REST)
+    return class_embeddings(encoder, rest, pooling, pixels=True)
 
 
 @dataclass(frozen=True)
@@ -70,9 +91,22 @@ class ZeroShot:
 
 
 def classify_images(
-    encoder: Encoder, table: ImageTable, classes: FloatArray, batch: int = 32, quiet: bool = True, pixels: bool = False
+    encoder: Encoder,
+    table: ImageTable,
+    classes: FloatArray,
+    batch: int = 32,
+    quiet: bool = True,
+    rest: FloatArray | None = None,
 ) -> tuple[list[int], FloatArray, list[Any]]:
-    """Images against unit class vectors (K, P); or their pixels, whose mean probabilities are the image's.
+    """Images against class vectors.
+
+    Args:
+        encoder: The model.
+        table: The images.
+        classes: One unit vector a class (K, P).
+        batch: Images a step.
+        quiet: No progress bar.
+        rest: Unit vectors (R, P) of what is none of the classes: compare pixels, and not whole images.
 
     Returns:
         Numbers of the images that could be read, their logits (N, K), and their places.
@@ -80,8 +114,9 @@ def classify_images(
     numbers: list[int] = []
     logits, places = [], []
     for part, images in table.batches(batch, "Images", quiet):
-        if pixels:
-            logits.append(np.stack([_mean_over_pixels(scores) for scores in encoder.segment(images, classes)]))
+        if rest is not None:
+            asked = encoder.segment(images, np.concatenate([classes, rest]))
+            logits.append(np.stack([_mean_over_pixels(scores, len(classes)) for scores in asked]))
         else:
             vectors = unit(encoder.encode_images(images))
             logits.append(encoder.logit_scale * vectors @ classes.T + encoder.logit_bias)
@@ -90,10 +125,15 @@ def classify_images(
     return numbers, np.concatenate(logits), places
 
 
-def _mean_over_pixels(scores: FloatArray) -> FloatArray:
-    """Logits (K, H, W) of pixels to the logarithm of the classes' mean probabilities (K,)."""
-    chance = np.exp(scores - scores.max(axis=0))
-    found: FloatArray = np.log((chance / chance.sum(axis=0)).mean(axis=(1, 2)) + 1e-12)
+def _mean_over_pixels(scores: FloatArray, count: int) -> FloatArray:
+    """Logits (K + R, H, W) of pixels to the logarithm of the mean probabilities of the K classes (K,).
+
+    The R wordings for what is none of them are one class together, as likely as they are on average.
+    """
+    odds = np.exp(scores - scores.max(axis=0))
+    classes, rest = odds[:count], odds[count:]
+    whole = classes.sum(axis=0) + (rest.mean(axis=0) if len(rest) else 0.0)
+    found: FloatArray = np.log((classes / whole).mean(axis=(1, 2)) + 1e-12)
     return found
 
 
@@ -152,8 +192,9 @@ def evaluate_zero_shot(
     texts = class_texts(protocol, labels.names, described, template)
     pixels = compared_by(encoder, protocol, by)
     classes = class_embeddings(encoder, texts, protocol.pooling, pixels)
+    rest = rest_embeddings(encoder, texts, protocol.pooling) if pixels else None
     part = table.subset(keep.tolist())
-    found, logits, places = classify_images(encoder, part, classes, batch, quiet, pixels)
+    found, logits, places = classify_images(encoder, part, classes, batch, quiet, rest)
     table.unreadable, table.decided = part.unreadable, part.decided
     numbers = keep[found]
     truth, predicted = labels.index[numbers], logits.argmax(axis=1)

@@ -23,7 +23,7 @@ except ImportError as error:  # pragma: no cover - depends on the installation
 
 TABLE = Path(__file__).with_name("wordings.yaml")
 # Shares of names and of phrases about land; the rest is description, of up to so many things.
-_NAMES, _LAND, _MOST = 0.25, 0.2, 3
+_NAMES, _LAND, _MOST = 0.35, 0.2, 3
 # Of wordings of so many words and more, the share that lose some, and the share of words that are lost.
 _LONG, _LOSSY, _LOST = 6, 0.4, 0.15
 

@@ -132,6 +132,15 @@ def _fresh_model(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
+def raster(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file as a visitor would bring it: the study's two predictors elsewhere."""
+    grid = Grid.from_bounds((-90.0, 35.0, -88.0, 37.0), 0.5, "EPSG:4326")
+    values = np.stack([np.full(grid.shape, 14.0), np.full(grid.shape, 1000.0)]).astype(np.float32)
+    folder = tmp_path_factory.mktemp("mine")
+    return write_cog(folder / "mine.tif", values, grid, band_names=["temp", "rain"], units=["degC", "mm"])
+
+
+@pytest.fixture(scope="session")
 def example_dir(study_output: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("example") / "example"
     build_example(study_output, folder)

@@ -4,11 +4,8 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from mapping.outputs import write_cog
-from processing.grids import Grid
 from spaces_demo.command import demo_space
 from spaces_demo.sessions import root_folder
 
@@ -51,14 +48,6 @@ def test_the_model(client, engine):
     assert answer["probability"] == pytest.approx(engine.ask_texts(["Rain 400 mm."])[0].probability, abs=1e-5)
     why = client.predict(-86.2, 37.1, api_name="/explain_place")
     assert why["contributions"] and "probability of suitability" in why["sentence"]
-
-
-@pytest.fixture(scope="module")
-def raster(tmp_path_factory):
-    grid = Grid.from_bounds((-90.0, 35.0, -88.0, 37.0), 0.5, "EPSG:4326")
-    values = np.stack([np.full(grid.shape, 14.0), np.full(grid.shape, 1000.0)]).astype(np.float32)
-    folder = tmp_path_factory.mktemp("mine")
-    return write_cog(folder / "mine.tif", values, grid, band_names=["temp", "rain"], units=["degC", "mm"])
 
 
 def test_files(client, raster, tmp_path):

@@ -78,14 +78,6 @@ def call(address, calls, transport="http"):
 
 
 @pytest.fixture(scope="module")
-def raster(tmp_path_factory):
-    grid = Grid.from_bounds((-90.0, 35.0, -88.0, 37.0), 0.5, "EPSG:4326")
-    values = np.stack([np.full(grid.shape, 14.0), np.full(grid.shape, 1000.0)]).astype(np.float32)
-    folder = tmp_path_factory.mktemp("mine")
-    return write_cog(folder / "mine.tif", values, grid, band_names=["temp", "rain"], units=["degC", "mm"])
-
-
-@pytest.fixture(scope="module")
 def scene(tmp_path_factory):
     grid = Grid.from_bounds((600000, 5290000, 600480, 5290480), 10, "EPSG:32633")
     bands = ["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"]

@@ -80,10 +80,11 @@ def test_the_posterior_of_scikit_learn(fitted):
         peer = GaussianProcessRegressor(kernel, optimizer=None)
         peer.fit(part[:40], (targets - targets.mean()) / targets.std())
         mean, sd = peer.predict(part[40:], return_std=True)
-        near = process(text, None, seen)
+        near, alone = process(text, None, seen)
         np.testing.assert_allclose(near.mean, mean * targets.std() + targets.mean(), atol=2e-4)
         np.testing.assert_allclose(near.sd, sd * targets.std(), rtol=1e-4)
         assert near.speaks.all()
+        torch.testing.assert_close(alone.mean, process(text, None)[0].mean)
 
 
 @torch.no_grad()
@@ -91,7 +92,7 @@ def test_the_answer_is_the_mean_of_both_scores(fitted):
     model, alone, sites, _ = fitted
     batch = batch_of(sites, np.arange(40, 50))
     both, network = model(**batch), alone(**batch)
-    near = model.gaussian_process(
+    near, _ = model.gaussian_process(
         model.text_model(batch["input_ids"], batch["attention_mask"], batch["numeric_values"]),
         batch["attention_mask"],
         model.vision_model(**{k: v for k, v in batch.items() if k[:3] in ("pix", "cha", "gsd")}),
@@ -148,7 +149,7 @@ def test_far_from_all_places_it_says_what_they_have_in_common(fitted):
     values = sites.numeric_values[40:41].clone()
     values[:, sites.input_ids == NUMBER] += 1e5
     text = model.text_model(sites.input_ids[None], sites.attention_mask[None], values)
-    near = model.gaussian_process(text, None)
+    near, _ = model.gaussian_process(text, None)
     targets = np.log(shares[:40] + 0.001)
     amplitude, _, noise = model.gaussian_process.kernels[0].exp().tolist()
     assert near.mean.item() == pytest.approx(targets.mean(), abs=1e-4)

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from modeling_agriclip import AgriClipConfig, AgriClipForSuitability
 from modeling_agriclip.heads_agriclip import AgriClipPatchDecoder, AgriClipSegmentationHead
-from modeling_agriclip.losses_agriclip import scale_consistency_loss, scale_diversity_loss
+from modeling_agriclip.losses_agriclip import alignment_loss, scale_consistency_loss, scale_diversity_loss
 from modeling_agriclip.masking_agriclip import hide_patches
 from modeling_agriclip.modeling_agriclip import AgriClipForSemanticSegmentation
-from training.release.memory import PairMemory
-from training.release.phrases import SCALE, PhraseTask
+from training.release.phrases import PhraseTask
 from training.release.series import TARGETS
 
 IGNORE = 255
@@ -28,9 +27,7 @@ WEIGHTS = {
     "segmentation": 1.0,
     "codes": 0.5,
     "zero_shot": 0.3,
-    "captions": 0.1,
-    "image_shares": 0.2,
-    "caption_shares": 0.2,
+    "captions": 0.2,
     "phrases": 0.3,
     "reconstruction": 0.1,
     "consistency": 0.1,
@@ -42,8 +39,6 @@ WEIGHTS = {
 SMOOTHING = 0.03
 # Shares of classes to this power, scaled to a sum of 1, are what the whole image is asked for: mostly its main class.
 SHARPNESS = 2.0
-# Pairs of tile and caption that are remembered: as many steps as an embedding stays true.
-REMEMBERED = 248
 
 
 class JointModel(nn.Module):
@@ -67,13 +62,11 @@ class JointModel(nn.Module):
         nn.init.constant_(self.suitability.logit_scale.value, config.logit_scale_init_value)
         self.decoder = AgriClipPatchDecoder(config)
         self.decoder.apply(self.suitability._init_weights)
-        # Only here, and then thrown away: they make the pooled image tell the season, phrases their class, pixels
-        # theirs without waiting for words, and tiles and captions how much of each class there is.
+        # Only here, and then thrown away: they make the pooled image tell the season, phrases their class, and pixels
+        # theirs without waiting for words.
         self.season_head = nn.Linear(config.vision_config.hidden_size, TARGETS)
         self.phrase_task = PhraseTask(classes, config.projection_dim)
         self.code_head = nn.Conv2d(config.vision_config.pixel_size, codes, kernel_size=1)
-        self.code_prototypes = nn.Parameter(torch.randn(codes, config.projection_dim))
-        self.memory = PairMemory(REMEMBERED, config.projection_dim)
 
     def forward(self, task: str, batch: dict[str, Tensor], masked: bool = False) -> dict[str, Tensor]:
         """Terms of the loss of one batch, raw.
@@ -94,6 +87,11 @@ class JointModel(nn.Module):
         tokens = (batch[name] for name in ("input_ids", "attention_mask", "numeric_values"))
         return self.suitability.text_projection(self.suitability.text_model(*tokens).pooler_output)
 
+    def _image(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Pixels, their validity, channels, ground distance and dates, as the vision tower takes them."""
+        names = ("pixel_values", "pixel_mask", "channels", "gsd", "dates")
+        return self.suitability.vision_model.prepare(*(batch[name] for name in names))
+
     def _series(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         names = ("pixel_values", "pixel_mask", "channels", "gsd", "dates")
         pooled = self.suitability.vision_model(**{name: batch[name] for name in names}).pooler_output
@@ -104,10 +102,9 @@ class JointModel(nn.Module):
 
     def _tiles(self, batch: dict[str, Tensor], masked: bool) -> dict[str, Tensor]:
         towers, count = self.suitability, int(batch["prompts"])
-        pixels, valid, channels, gsd, dates = towers.vision_model.prepare(
-            *(batch[name] for name in ("pixel_values", "pixel_mask", "channels", "gsd", "dates"))
-        )
-        vision = towers.vision_model(pixels, valid, channels, gsd, dates)
+        inputs = self._image(batch)
+        pixels, valid, channels, gsd, dates = inputs
+        vision = towers.vision_model(*inputs)
         texts = self.read(batch)
         prompts, captions = texts[:count], texts[count:]
         seen = (vision.last_hidden_state, vision.pooler_output, pixels, valid, channels)
@@ -119,11 +116,7 @@ class JointModel(nn.Module):
         image = unit(towers.visual_projection(vision.pooler_output).float(), dim=-1)
         scale = towers.logit_scale()
         terms["zero_shot"] = _image_loss(image @ unit(prompts.float(), dim=-1).t() * scale, labels)
-        said = unit(captions.float(), dim=-1)
-        terms["captions"] = self.memory(image, said, batch["tiles"], scale)
-        for name, embeddings in (("image_shares", image), ("caption_shares", said)):
-            amounts = SCALE * embeddings @ unit(self.code_prototypes, dim=-1).t()
-            terms[name] = _image_loss(amounts, codes, sharpness=1.0)
+        terms["captions"] = alignment_loss(image, unit(captions.float(), dim=-1), scale, valid=vision.image_valid)
         terms["consistency"] = scale_consistency_loss(vision.scale_states, vision.scale_mask)
         terms["diversity"] = scale_diversity_loss(vision.scale_states, vision.scale_mask)
         if masked:
@@ -138,10 +131,8 @@ class JointModel(nn.Module):
         """Loss of the pixels of one batch of tiles, for the head alone: the towers are asked without gradients."""
         towers, count = self.suitability, int(batch["prompts"])
         with torch.no_grad():
-            pixels, valid, channels, gsd, dates = towers.vision_model.prepare(
-                *(batch[name] for name in ("pixel_values", "pixel_mask", "channels", "gsd", "dates"))
-            )
-            vision = towers.vision_model(pixels, valid, channels, gsd, dates)
+            pixels, valid, channels, *_ = inputs = self._image(batch)
+            vision = towers.vision_model(*inputs)
             names = ("input_ids", "attention_mask", "numeric_values")
             prompts = self.read({name: batch[name][:count] for name in names})
         seen = (vision.last_hidden_state, vision.pooler_output, pixels, valid, channels)
@@ -179,12 +170,12 @@ def _pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return (values * known).sum() / known.sum().clamp(min=1)
 
 
-def _image_loss(logits: Tensor, labels: Tensor, sharpness: float = SHARPNESS) -> Tensor:
+def _image_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of whole images (B, K) against the sharpened shares of the classes in their labels (B, H, W)."""
     count = logits.shape[1]
     shares = torch.stack([(labels == k).flatten(1).sum(dim=1) for k in range(count)], dim=1).float()
     seen = shares.sum(dim=1) > 0
-    target = (shares / shares.sum(dim=1, keepdim=True).clamp(min=1)) ** sharpness
+    target = (shares / shares.sum(dim=1, keepdim=True).clamp(min=1)) ** SHARPNESS
     target = target / target.sum(dim=1, keepdim=True).clamp(min=1e-6)
     values = -(target * logits.log_softmax(dim=1)).sum(dim=1)
     return (values * seen).sum() / seen.sum().clamp(min=1)

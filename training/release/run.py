@@ -102,7 +102,7 @@ class Settings:
         seed: Seed of weights and draws.
     """
 
-    epochs: int = 24
+    epochs: int = 36
     tiles: int = 8
     sites: int = 32
     series: int = 24

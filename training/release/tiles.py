@@ -179,7 +179,6 @@ class TileBatches:
             "dates": torch.from_numpy(np.where(dated, DAY, 0)).long().unsqueeze(1),
             "labels": lut[codes.long()],
             "codes": self.places[codes.long()],
-            "tiles": torch.from_numpy(chosen),
             "prompts": torch.tensor(len(prompts)),
             "input_ids": encoded["input_ids"],
             "attention_mask": encoded["attention_mask"],

@@ -11,14 +11,16 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, jaccard_score
 
 from evaluation.vision.classes import ClassTable
+from evaluation.vision.encoders import load_encoder
 from evaluation.vision.images import find_images
 from evaluation.vision.labels import Captions, image_labels
-from evaluation.vision.protocols import get_protocol
+from evaluation.vision.protocols import class_texts, get_protocol
 from evaluation.vision.retrieval import best_ranks, evaluate_retrieval, pair_captions
 from evaluation.vision.scores import confusion_scores, group_blocks, pair_counts, paired_interval, score_counts
 from evaluation.vision.segmentation import evaluate_segmentation, fit_pixel_baseline, predict_image
-from evaluation.vision.zero_shot import class_embeddings, evaluate_zero_shot
+from evaluation.vision.zero_shot import class_embeddings, evaluate_zero_shot, rest_embeddings, unit
 from processing.errors import AgriClipError
+from processing.vocabulary import REST
 from tests.evaluation.vision.conftest import OracleEncoder, write_photograph, write_scene, write_tile
 
 TEMPLATE = "a satellite image of {}"
@@ -219,6 +221,32 @@ def test_pixels_and_not_the_whole_image_under_our_own_protocol():
         compared_by(learnt, ours, "cells")
     # Three pixels for the first class, one so surely for the second that its mean logit alone would win.
     scores = np.array([[[0.0, 0.0], [0.0, 0.0]], [[-3.0, -3.0], [-3.0, 50.0]]], dtype=np.float32)
-    found = np.exp(_mean_over_pixels(scores))
+    found = np.exp(_mean_over_pixels(scores, 2))
     np.testing.assert_allclose(found[0], 3 / (1 + np.exp(-3)) / 4, rtol=1e-5)
     assert found[0] > found[1] and scores[1].mean() > scores[0].mean()
+
+
+def test_land_that_is_not_asked_about_does_not_vote():
+    from evaluation.vision.zero_shot import _mean_over_pixels
+
+    # Two classes and two wordings for the rest; two pixels are the first class, three are neither and like the second.
+    asked, neither = [4.0, 0.0, 0.0, -1.0], [0.0, 2.0, 5.0, 6.0]
+    scores = np.array([asked, asked, neither, neither, neither], dtype=np.float32).T.reshape(4, 1, 5)
+    assert _mean_over_pixels(scores[:2], 2).argmax() == 1
+    found = np.exp(_mean_over_pixels(scores, 2))
+    first = np.exp(asked) / (np.exp(asked[:2]).sum() + np.exp(asked[2:]).mean())
+    other = np.exp(neither) / (np.exp(neither[:2]).sum() + np.exp(neither[2:]).mean())
+    np.testing.assert_allclose(found, (2 * first + 3 * other)[:2] / 5, rtol=1e-5)
+    assert found.argmax() == 0
+
+
+def test_the_rest_has_words_of_its_own_where_pixels_were_learnt(agriclip_folder: Path, clip_folder: Path):
+    encoder = load_encoder(agriclip_folder, "cpu")
+    rules = get_protocol("agriclip")
+    texts = class_texts(rules, ["soybean", "corn"])
+    rest = rest_embeddings(encoder, texts, rules.pooling)
+    expected = encoder.segment_texts([f"a satellite image of {words}" for words in REST])
+    np.testing.assert_allclose(rest, unit(expected), atol=1e-6)
+    # A class that is the rest itself, or a model that knows no pixels: none.
+    assert len(rest_embeddings(encoder, class_texts(rules, ["soybean", "Other land"]), rules.pooling)) == 0
+    assert len(rest_embeddings(load_encoder(clip_folder, "cpu"), texts, rules.pooling)) == 0

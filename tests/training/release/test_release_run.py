@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,6 +97,13 @@ def test_every_class_takes_its_own_weights(released, model_class):
     assert all(value.dtype == torch.float16 for value in stored.values() if value.is_floating_point())
     name = "vision_model.pooling.empty"
     torch.testing.assert_close(dict(model.named_parameters())[name], stored[name].float())
+
+
+def test_the_last_stage_of_pixels_changes_their_head_only(released, tiles, landscape, tmp_path):
+    without = train(load_study(landscape), tiles, tmp_path / "agriclip", replace(SETTINGS, pixel_steps=0), quiet=True)
+    learnt, before = (load_file(path / "model.safetensors") for path in (released, without))
+    changed = {name for name in learnt if not torch.equal(learnt[name], before[name])}
+    assert changed and all(name.startswith("segmentation_head.") for name in changed)
 
 
 def test_log_and_manifest(released, tiles):

@@ -37,6 +37,7 @@ class BaselineInputs:
     Attributes:
         features: (N, F) all that the network gets, as a table.
         predictors: (N, M) predictors alone; the features if None.
+        imagery: (N, F - M) statistics of imagery alone.
         xy: (N, 2) coordinates on which distances mean the same in both directions.
         rules: Rule -> (N,) score between 0 and 1.
         errors: (N, F) standard deviations of the features' errors; 0 if None.
@@ -48,6 +49,7 @@ class BaselineInputs:
 
     features: np.ndarray
     predictors: np.ndarray | None = None
+    imagery: np.ndarray | None = None
     xy: np.ndarray | None = None
     rules: Mapping[str, np.ndarray] = field(default_factory=dict)
     errors: np.ndarray | None = None
@@ -71,8 +73,8 @@ class BaselineInputs:
         elif entry.inputs == "predictors+imagery+monthly":
             table = np.concatenate([features, np.asarray(self.monthly, dtype=np.float64)], axis=1)
         else:
-            chosen = {"xy": self.xy, "predictors": self.predictors, "embeddings": self.embeddings}
-            given = chosen.get(entry.inputs)
+            own = ("xy", "predictors", "imagery", "embeddings")
+            given = getattr(self, entry.inputs) if entry.inputs in own else None
             table = features if given is None else np.asarray(given, dtype=np.float64)
         return np.where(np.isfinite(table), table, np.nan)
 
@@ -129,10 +131,15 @@ def reason_to_skip(name: str, inputs: BaselineInputs, share: bool = True) -> str
     for rule in entry.columns:
         if rule not in inputs.rules:
             return inputs.reasons.get(rule, "the score of the rule was not given")
-    needed = {"xy": inputs.xy, "embeddings": inputs.embeddings, "predictors+imagery+monthly": inputs.monthly}
-    if entry.inputs in needed and needed[entry.inputs] is None:
-        missing = {"xy": "coordinates", "embeddings": "frozen embeddings"}.get(entry.inputs, "a monthly climate")
-        return inputs.reasons.get(entry.inputs, f"it needs {missing}, which were not given")
+    needed = {
+        "xy": (inputs.xy, "coordinates"),
+        "imagery": (inputs.imagery, "imagery"),
+        "embeddings": (inputs.embeddings, "frozen embeddings"),
+        "predictors+imagery+monthly": (inputs.monthly, "a monthly climate"),
+    }
+    given, missing = needed.get(entry.inputs, (inputs.features, ""))
+    if given is None:
+        return inputs.reasons.get(entry.inputs, f"it needs {missing}, not given here")
     if "Gaussian process" in name and len(inputs.features) > _MAX_GAUSSIAN_PROCESS:
         count = len(inputs.features)
         return f"a Gaussian process on {count} places needs too much memory; give it at most {_MAX_GAUSSIAN_PROCESS}"

@@ -27,6 +27,7 @@ INPUTS: dict[str, str] = {
     "xy": "coordinates of the places",
     "rules": "the score of a rule of agronomy",
     "predictors": "the predictors of the study",
+    "imagery": "statistics of imagery alone",
     "predictors+imagery": "predictors and statistics of imagery: all that the network gets",
     "predictors+imagery+errors": "the same with standard deviations of their errors, where known",
     "predictors+imagery+monthly": "the same with monthly temperature and rain",
@@ -131,8 +132,10 @@ def _process(inputs: str) -> Baseline:
     return Baseline(_gaussian_process, "share", inputs, "log", scale=True, weighted=False)
 
 
-def _trees(factory: Callable[[int], Any], target: str, link: str = "identity") -> Baseline:
-    return Baseline(factory, target, link=link, own_probability=target == "presence")
+def _trees(
+    factory: Callable[[int], Any], target: str, link: str = "identity", inputs: str = "predictors+imagery"
+) -> Baseline:
+    return Baseline(factory, target, inputs, link, own_probability=target == "presence")
 
 
 #: Baselines fitted to all that the network gets, as a table: they need nothing but features.
@@ -168,6 +171,8 @@ REGISTRY: dict[str, Baseline | Brought] = {
     "percentile envelope": Baseline(lambda seed: PercentileEnvelope(), inputs="predictors"),
     **BASELINES,
     "Gaussian process (log share, monthly climate)": _process("predictors+imagery+monthly"),
+    "report's numbers only (extra trees, log share)": _trees(_extra_trees, "share", "log", "predictors"),
+    "image statistics only (extra trees, log share)": _trees(_extra_trees, "share", "log", "imagery"),
     "gradient boosting on embeddings (presence)": Baseline(_boosting_classifier, inputs="embeddings"),
     "gradient boosting on embeddings (sqrt share)": Baseline(_boosting, "share", "embeddings", "sqrt"),
     "image only": Brought("the network without predictors and report"),

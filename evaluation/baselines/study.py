@@ -54,16 +54,19 @@ def study_inputs(
 
     labels = data.labels()
     features, names = feature_table(data, labels.x, labels.y)
-    predictors = features[:, : len(data.study.variables)]
+    predictors, imagery = np.split(features, [len(data.study.variables)], axis=1)
     errors = np.zeros_like(features)
     errors[:, : predictors.shape[1]] = representativeness(data, labels.x, labels.y)
     rules, reasons = rule_scores(data, labels.x, labels.y)
     months = monthly_climate(data, labels.x, labels.y)
     if months is None:
         reasons["predictors+imagery+monthly"] = f"the study '{data.study.name}' names no monthly climate"
+    if not imagery.shape[1]:
+        reasons["imagery"] = f"the study '{data.study.name}' has no imagery"
     return BaselineInputs(
         features=features,
         predictors=predictors if predictors.shape[1] else None,
+        imagery=imagery if imagery.shape[1] else None,
         xy=flat_coordinates(labels.x, labels.y, data.grid.is_geographic),
         rules=rules,
         errors=errors,

@@ -31,6 +31,7 @@ def places():
     inputs = baselines.BaselineInputs(
         features,
         predictors=features[:, :2],
+        imagery=features[:, :2] ** 3,
         xy=xy,
         rules={HEAT_UNITS: np.clip(features[:, 0] / 4 + 0.5, 0, 1), ENVELOPE: np.clip(0.5 - features[:, 1] / 4, 0, 1)},
         errors=np.full_like(features, 0.1),
@@ -175,6 +176,7 @@ def test_what_cannot_be_run_says_why(places):
     assert baselines.reason_to_skip(HEAT_UNITS, bare) == "there is no climate"
     assert "embeddings" in baselines.reason_to_skip("gradient boosting on embeddings (presence)", bare)
     assert "coordinates" in baselines.reason_to_skip("coordinates only (kriging)", bare)
+    assert "needs imagery" in baselines.reason_to_skip("image statistics only (extra trees, log share)", bare)
     assert "brought" in baselines.reason_to_skip("image only", bare)
     assert "needs shares" in baselines.reason_to_skip("random forest (share)", bare, share=False)
     assert baselines.reason_to_skip("random forest (presence)", bare, share=False) is None
@@ -293,6 +295,22 @@ def test_rules_score_a_place_as_the_map_does(plains, tmp_path):
     assert reasons == {} and np.nanmin(scores[HEAT_UNITS]) < 0.2 < 0.8 < np.nanmax(scores[HEAT_UNITS])
     outside = baselines.rule_scores(data, np.array([-120.0]), np.array([38.0]))[0]
     assert np.isnan(outside[HEAT_UNITS]).all() and np.isnan(outside[ENVELOPE]).all()
+
+
+@pytest.mark.parametrize("kind", ["report's numbers", "image statistics"])
+def test_one_kind_of_input_alone(plains, kind):
+    data = plains[0]
+    inputs, labels = baselines.study_inputs(data), data.labels()
+    count = len(data.study.variables)
+    columns = slice(count) if kind == "report's numbers" else slice(count, None)
+    name = f"{kind} only (extra trees, log share)"
+    np.testing.assert_array_equal(inputs.table(baselines.REGISTRY[name]), inputs.features[:, columns])
+    train = data.folds() > 0
+    given = {"presence": labels.presence, "share": labels.share, "weight": labels.weight, "calibrate": False}
+    found = baselines.fit_predict(name, inputs, train, ~train, **given)
+    # Warmth decides in this land, and its imagery is noise.
+    score = auc(labels.presence[~train], found.ranking)
+    assert score > 0.9 if kind == "report's numbers" else score < 0.75
 
 
 def test_study_without_climate_gives_the_reason(toy):

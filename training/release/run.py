@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import set_seed
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -35,6 +32,7 @@ from training.objective import get_objective
 from training.release.joint import JointModel, total
 from training.release.phrases import PhraseBatches
 from training.release.series import SeriesBatches
+from training.release.stages import Settings, learn_pixels, learn_seasons, learn_to_read, progress_bar, rate_at
 from training.release.tiles import TileBatches, Tiles, evaluate_tiles, read_tiles
 from training.release.words import start_words
 from training.single_fit import FitTask, site_noise
@@ -77,47 +75,6 @@ SIZES: dict[str, Any] = {
     },
     "initializer_range": 0.05,
 }
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a run depends on, beside its data.
-
-    Attributes:
-        epochs: Passes over the tiles.
-        tiles: Tiles a step, over all processes.
-        sites: Counties in every second step.
-        series: Series in every other second step.
-        phrases: Phrases in that step.
-        reading_steps: Steps on phrases alone before all else.
-        pixel_steps: Steps on tiles alone after all else, of the pixels' own path only.
-        season_steps: Steps on series alone after that, of the dates' encoder only.
-        learning_rate: Its height; it rises for a twentieth of the run and falls to 0 by a cosine.
-        pixel_rate: How much faster the convolutions of the pixels' own path learn.
-        text_rate: The same of the report encoder after it has learned to read: faster, it forgets what few pixels ask.
-        weight_decay: Of all weights.
-        average: Share of the old in the running mean of the weights, which is what is saved.
-        mask_every: Every so manieth step also hides patches and predicts them.
-        hold_out: Fold of the tiles' blocks that is not trained on.
-        seed: Seed of weights and draws.
-    """
-
-    epochs: int = 36
-    tiles: int = 8
-    sites: int = 32
-    series: int = 24
-    phrases: int = 32
-    reading_steps: int = 3000
-    pixel_steps: int = 1200
-    season_steps: int = 1500
-    learning_rate: float = 1e-3
-    pixel_rate: float = 2.0
-    text_rate: float = 0.3
-    weight_decay: float = 0.05
-    average: float = 0.998
-    mask_every: int = 4
-    hold_out: int | None = 0
-    seed: int = 0
 
 
 def train(
@@ -165,17 +122,17 @@ def train(
     log = _Log(part, accelerator.is_main_process)
     if not (part / CHECKPOINT).is_file():
         # In each process alike: it takes a minute, and depends on the seed only.
-        log.write(_learn_to_read(model, phrases, settings, quiet or not accelerator.is_main_process))
+        log.write(learn_to_read(model, phrases, settings, quiet or not accelerator.is_main_process))
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.average))
     steps = settings.epochs * (len(learnt) // settings.tiles)
     optimizer = _optimizer(model, settings)
-    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, steps))
     wrapped: Any = accelerator.prepare(model)
     averaged.to(accelerator.device)
     state = (model, averaged, optimizer, rates)
     first = _resume(part, settings, *state)
     saved = time.monotonic()
-    with _bar(quiet or not accelerator.is_main_process) as bar:
+    with progress_bar(quiet or not accelerator.is_main_process) as bar:
         shown = bar.add_task("Training", total=steps, completed=first)
         for step in range(first, steps):
             terms = _step(accelerator, wrapped, draws, step, settings, optimizer)
@@ -198,83 +155,6 @@ def train(
         _complete(part, output, averaged, processor, kept, settings, log, study, tiles_dir)
     accelerator.wait_for_everyone()
     return output
-
-
-def _learn_to_read(model: JointModel, phrases: PhraseBatches, settings: Settings, quiet: bool) -> dict[str, Any]:
-    """Train the report encoder on phrases alone; what share of the held-out ones it then takes for what they are."""
-    own = [*model.suitability.text_model.parameters(), *model.suitability.text_projection.parameters()]
-    weights = [*own, *model.phrase_task.parameters()]
-    optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    loss = torch.zeros(())
-    with _bar(quiet) as bar:
-        for step in bar.track(range(settings.reading_steps), description="Reading"):
-            # Numbers above those of the later steps: no phrase is drawn from the same seed twice.
-            loss = model("phrases", phrases((1 << 40) + step))["phrases"]
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * _rate(step, settings.reading_steps)
-            optimizer.step()
-    asked = phrases.held_out()
-    with torch.no_grad():
-        found = model.phrase_task.logits(model.read(asked)).argmax(dim=1)
-    right = float((found == asked["classes"]).float().mean())
-    return {"reading": {"loss": round(float(loss.detach()), 4), "held_out_phrases": round(right, 4)}}
-
-
-def learn_pixels(model: JointModel, tiles: TileBatches, settings: Settings, quiet: bool = True) -> dict[str, Any]:
-    """Train the head of segmentation alone: words and towers are learned by then, and no longer move its target.
-
-    Returns:
-        Mean loss of the first and of the last hundred steps, for the log.
-    """
-    own = list(model.segmentation_head.parameters())
-    rate = settings.learning_rate * settings.pixel_rate
-    optimizer = torch.optim.AdamW(own, lr=rate, weight_decay=settings.weight_decay, fused=True)
-    losses: list[float] = []
-    with _bar(quiet) as bar:
-        for step in bar.track(range(settings.pixel_steps), description="Pixels"):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * _rate(step, settings.pixel_steps)
-            with torch.autocast(own[0].device.type, dtype=torch.bfloat16):
-                loss = model.segment(tiles((1 << 42) + step))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(own, 1.0)
-            optimizer.step()
-            losses.append(float(loss.detach()))
-    return {"pixels": _ends(losses)}
-
-
-def _ends(losses: list[float]) -> dict[str, float | None]:
-    first, last = (round(float(np.mean(part)), 5) if part else None for part in (losses[:100], losses[-100:]))
-    return {"first": first, "last": last}
-
-
-def learn_seasons(model: JointModel, series: SeriesBatches, settings: Settings, quiet: bool = True) -> dict[str, Any]:
-    """Train the dates' encoder alone on series; images of one date pass it by, so nothing else changes.
-
-    Returns:
-        Mean loss of the first and of the last hundred steps, for the log.
-    """
-    own = [*model.suitability.vision_model.temporal.parameters(), *model.season_head.parameters()]
-    weights = [*own, *model.suitability.detection_head.parameters()]
-    optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    losses: list[float] = []
-    with _bar(quiet) as bar:
-        for step in bar.track(range(settings.season_steps), description="Seasons"):
-            terms = model("series", series((1 << 41) + step))
-            optimizer.zero_grad(set_to_none=True)
-            total(terms).backward()
-            torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * _rate(step, settings.season_steps)
-            optimizer.step()
-            losses.append(float(terms["seasons"].detach()))
-    # Only these were stepped, but all were given gradients.
-    model.zero_grad(set_to_none=True)
-    return {"seasons": _ends(losses)}
 
 
 def build_processor() -> AgriClipProcessor:
@@ -399,14 +279,6 @@ def _optimizer(model: JointModel, settings: Settings) -> torch.optim.Optimizer:
     return torch.optim.AdamW(listed, fused=True)
 
 
-def _rate(step: int, steps: int) -> float:
-    """Share of the learning rate at a step: up in a line, down by a cosine."""
-    warm = max(1, steps // 20)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
 def _eval(averaged: AveragedModel) -> Any:
     return averaged.module.segmenter().eval()
 
@@ -496,8 +368,3 @@ def manifest(study: Study, tiles_dir: Path, settings: Settings) -> dict[str, Any
         with path.open("rb") as file:
             digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return {"settings": asdict(settings), "study": study.fingerprint(), "files": digests}
-
-
-def _bar(quiet: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), disable=quiet)

@@ -23,8 +23,18 @@ from processing.captions import held_out_phrases
 from processing.splits import spatial_blocks
 from training.release.tiles import BLOCK, COMMON, FOLDS
 
-#: What each class is called where the words are plain, and where its name is not said.
-PLAIN = dict(zip(COMMON, COMMON.values(), strict=True))
+#: Other names of the classes, in the order of `COMMON`: in everyday words, and in those of the Cropland Data Layer.
+NAMES = {
+    "everyday": (
+        "fields of soybean plants",
+        "pasture or prairie grass",
+        "fields of spring-sown wheat",
+        "maize",
+        "marsh",
+        "a lake or river",
+    ),
+    "cdl": ("Soybeans", "Grassland/Pasture", "Spring Wheat", "Corn", "Herbaceous Wetlands", "Open Water"),
+}
 
 
 def write_inputs(data: Path, model: Path, folder: Path) -> dict[str, Path]:
@@ -40,8 +50,8 @@ def write_inputs(data: Path, model: Path, folder: Path) -> dict[str, Path]:
     }
     files["train_tiles"].write_text("".join(f"{n}\n" for n, f in zip(names, folds, strict=True) if f != held))
     files["test_tiles"].write_text("".join(f"{n}\n" for n, f in zip(names, folds, strict=True) if f == held))
-    described = {code: held_out_phrases(code)[0] for code in COMMON}
-    for key, table in (("plain", PLAIN), ("described", described)):
+    described, again = ({code: held_out_phrases(code)[k] for code in COMMON} for k in (0, 1))
+    for key, table in (("plain", COMMON), ("described", described)):
         _write(files[key], ("code", "name"), table.items())
     lines = []
     for name in files["test_tiles"].read_text().split():
@@ -57,9 +67,11 @@ def write_inputs(data: Path, model: Path, folder: Path) -> dict[str, Path]:
             codes |= set(np.unique(raster.read(1)).tolist())
     # The codes have no published names; a probe needs none.
     _write(files["land_cover"], ("code", "name"), [(code, f"land cover {code}") for code in sorted(codes) if code])
-    files["described_names"] = folder / "described_names.json"
-    said = {COMMON[code]: phrase for code, phrase in described.items()}
-    files["described_names"].write_text(json.dumps(said, indent=1) + "\n")
+    lists = {name: dict(zip(COMMON, words, strict=True)) for name, words in NAMES.items()}
+    for name, words in {**lists, "described": described, "described_again": again}.items():
+        files[f"{name}_names"] = folder / f"{name}_names.json"
+        said = {COMMON[code]: phrase for code, phrase in words.items()}
+        files[f"{name}_names"].write_text(json.dumps(said, indent=1) + "\n")
     return files
 
 
@@ -68,6 +80,7 @@ def commands(data: Path, model: Path, files: dict[str, Path], folder: Path) -> d
     tiles, masks = str(data / "landsat8_cdl" / "images"), str(data / "landsat8_cdl" / "masks")
     ours = ["--model", str(model), "--sensor", "landsat8"]
     test = ["--images", tiles, "--only", str(files["test_tiles"])]
+    dominant = ["evaluate", "zero-shot", *ours, *test, "--labels", str(files["dominant"])]
     captions = folder / "captions.csv"
     sentinel = data / "sentinel_examples"
     return {
@@ -75,9 +88,9 @@ def commands(data: Path, model: Path, files: dict[str, Path], folder: Path) -> d
                          "--train-images", tiles, "--train-only", str(files["train_tiles"])],
         "segmentation_described": ["evaluate", "segmentation", *ours, *test, "--masks", masks, "--classes",
                                    str(files["described"])],
-        "zero_shot": ["evaluate", "zero-shot", *ours, *test, "--labels", str(files["dominant"])],
-        "zero_shot_described": ["evaluate", "zero-shot", *ours, *test, "--labels", str(files["dominant"]), "--classes",
-                                str(files["described_names"])],
+        "zero_shot": dominant,
+        **{f"zero_shot_{name}": [*dominant, "--classes", str(files[f"{name}_names"])]
+           for name in (*NAMES, "described", "described_again")},
         "captions": ["caption", tiles, masks, "--output", str(captions), "--style", "plain", "--style", "report",
                      "--count", "2", "--seed", "977"],
         "retrieval": ["evaluate", "retrieval", *ours, *test, "--captions", str(captions)],
@@ -100,7 +113,8 @@ def main(
     ),
     only: Annotated[list[str] | None, typer.Option(help="Only this task; may be repeated.")] = None,
 ) -> None:
-    """Run every evaluation of the released checkpoint."""
+    """Run every evaluation of the released checkpoint; ends with 1 if one of them failed."""
+    failed = []
     files = write_inputs(data, model, output / "inputs")
     found: dict[str, Any] = {}
     for name, arguments in commands(data, model, files, output / "inputs").items():
@@ -112,11 +126,14 @@ def main(
         typer.echo(f"agriclip {' '.join(call[3:])}")
         done = subprocess.run(call, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
-            typer.echo(f"{name} ended with status {done.returncode}")
+            typer.echo(f"{name} ended with status {done.returncode}", err=True)
+            failed.append(name)
             continue
         if arguments[0] == "evaluate":
             found[name] = json.loads(done.stdout)
             (output / "all.json").write_text(json.dumps(found, indent=1) + "\n")
+    if failed:
+        raise typer.Exit(1)
 
 
 def _write(path: Path, columns: tuple[str, ...], rows: Any) -> None:

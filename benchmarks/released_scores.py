@@ -19,6 +19,7 @@ SHOWN = {
     "segmentation": ("Landsat 8 tiles, six classes", ("accuracy", "mean_iou", "iou_soybean")),
     "segmentation_described": ("Landsat 8 tiles, described classes", ("accuracy", "mean_iou")),
     "zero_shot": ("Landsat 8 tiles, main class", ("accuracy", "balanced_accuracy")),
+    "zero_shot_everyday": ("Landsat 8 tiles, main class in everyday words", ("accuracy", "balanced_accuracy")),
     "zero_shot_described": ("Landsat 8 tiles, main class described", ("accuracy", "balanced_accuracy")),
     "retrieval": (
         "Landsat 8 tiles, captions",

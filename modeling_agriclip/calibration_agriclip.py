@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 FILE_NAME = "calibration.json"
-METHODS = ("none", "temperature", "isotonic")
+# Those that need least first.
+METHODS = ("none", "temperature", "platt", "isotonic")
+_SIGMOIDS = ("temperature", "platt")
 _FORMAT = "agriclip-calibration-1"
 # Knots closer than this would be one in single precision.
 MIN_STEP = 1e-6
@@ -54,9 +56,9 @@ class Calibration:
     """What is done to probabilities after the network, and what may be concluded from them.
 
     Args:
-        method: `none`, `temperature` or `isotonic`.
-        scale: Factor on the logit for `temperature` (Guo et al. 2017 write 1 / T).
-        shift: Added to the scaled logit (with it: Platt's sigmoid).
+        method: One of `METHODS`.
+        scale: Factor on the logit for `temperature` (Guo et al. 2017 write 1 / T) and `platt`.
+        shift: Added to the scaled logit for `platt`.
         x: Probabilities before, rising by 1e-6 or more, for `isotonic`.
         y: Probabilities after, at `x`; linear between and constant beyond.
         epsilon: Calibrated probabilities lie in [epsilon, 1 - epsilon].
@@ -116,7 +118,7 @@ class Calibration:
         if self.method == "none":
             return probabilities
         values = probabilities if probabilities.dtype == torch.float64 else probabilities.float()
-        if self.method == "temperature":
+        if self.method in _SIGMOIDS:
             values = torch.sigmoid(self.scale * torch.special.logit(values, eps=LOGIT_EPS) + self.shift)
         else:
             values = self._interpolate(values)

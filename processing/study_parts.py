@@ -398,8 +398,8 @@ class Training(Part):
         precision: Numbers that the network computes with.
         gradient_checkpointing: Compute activations twice and keep fewer of them.
         compile: Compile the network first.
-        calibration: How probabilities are calibrated on held-out blocks: `none`, `temperature`, `isotonic`, or `auto`
-            to choose by cross-validation.
+        calibration: How probabilities are calibrated on held-out blocks: `none`, `temperature`, `platt`, `isotonic`,
+            or `auto` to choose by cross-validation.
         members: Models in the ensemble, each fitted without one fold.
         seed: Seed of weights and order.
     """
@@ -433,7 +433,7 @@ class Training(Part):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     gradient_checkpointing: bool = False
     compile: bool = False
-    calibration: Literal["none", "temperature", "isotonic", "auto"] = "none"
+    calibration: Literal["none", "temperature", "platt", "isotonic", "auto"] = "none"
     members: int = Field(default=1, ge=1)
     seed: int = 0
 

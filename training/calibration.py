@@ -70,7 +70,7 @@ def fit_calibration(
     probabilities: ArrayLike,
     labels: ArrayLike,
     weights: ArrayLike | None = None,
-    method: str = "temperature",
+    method: str = "platt",
     groups: Sequence[object] | None = None,
     alphas: Sequence[float] = ALPHAS,
     *,
@@ -81,9 +81,10 @@ def fit_calibration(
 ) -> Calibration:
     """Fit a calibration to held-out predictions.
 
-    `temperature` is Platt's sigmoid on the network's logit, with his smoothed targets, which keep it finite where the
-    classes are separable. `isotonic` is centred isotonic regression (Oron and Flournoy 2017): each flat step of the
-    ordinary one is a single knot, so that the order of places survives.
+    `temperature` scales the network's logit (Guo et al. 2017) and leaves the places at 1/2 where they are; `platt`
+    shifts it too. Both are fitted to Platt's smoothed targets, which keep them finite where the classes are separable.
+    `isotonic` is centred isotonic regression (Oron and Flournoy 2017): each flat step of the ordinary one is a single
+    knot, so that the order of places survives.
 
     The thresholds are split-conformal, for each class by itself: of n scores 1 - p_class number
     ceil((n + 1)(1 - alpha)) from below. Fitting the map on the same places does them no harm: it never reverses the
@@ -100,7 +101,7 @@ def fit_calibration(
         probabilities: (N,) predicted probability, of places the network has not seen.
         labels: (N,) 0 or 1, or observed shares between.
         weights: (N,) weight of each place in the map, such as its number of trials; thresholds count places.
-        method: `temperature`, `isotonic`, `none`, or `auto`: the one with the lowest log loss on blocks left out.
+        method: One of `METHODS`, or `auto`: the one with the lowest log loss on blocks left out.
         groups: (N,) names of groups that get thresholds of their own where they have places enough.
         alphas: Levels of the sets; empty for none.
         blocks: (N,) spatial block of each place; `auto` and `block_weights` need it.
@@ -182,7 +183,7 @@ def cross_fit(
     blocks: ArrayLike,
     folds: int = 5,
     weights: ArrayLike | None = None,
-    method: str = "temperature",
+    method: str = "platt",
     groups: Sequence[object] | None = None,
     alphas: Sequence[float] = ALPHAS,
     *,
@@ -317,8 +318,8 @@ def _fit_map(data: _Places, method: str) -> Calibration:
     """The map alone, without thresholds."""
     if method == "none":
         return Calibration(fitted_on=len(data.labels))
-    if method == "temperature":
-        scale, shift = _fit_temperature(data)
+    if method in ("temperature", "platt"):
+        scale, shift = _fit_sigmoid(data, shifted=method == "platt")
         return Calibration(method, scale, shift, fitted_on=len(data.labels))
     x, y = _fit_isotonic(data)
     # A step of one class only is not certain. The rule of succession: after n failures in a row the next success has
@@ -327,8 +328,8 @@ def _fit_map(data: _Places, method: str) -> Calibration:
     return Calibration(method, x=x, y=y, epsilon=float(1 / (count + 2)), fitted_on=len(data.labels))
 
 
-def _fit_temperature(data: _Places) -> tuple[float, float]:
-    """Scale and shift of the logit with the lowest weighted log loss against Platt's smoothed targets."""
+def _fit_sigmoid(data: _Places, shifted: bool) -> tuple[float, float]:
+    """Scale and shift of the logit with the lowest weighted log loss against Platt's smoothed targets; or no shift."""
     score = logit(np.clip(data.probabilities, LOGIT_EPS, 1 - LOGIT_EPS))
     total, positive = data.weights.sum(), (data.weights * data.labels).sum()
     low, high = 1 / (total - positive + 2), (positive + 1) / (positive + 2)
@@ -341,7 +342,7 @@ def _fit_temperature(data: _Places) -> tuple[float, float]:
         return float((data.weights * losses).sum() / total), np.array([(slope * score).sum(), slope.sum()]) / total
 
     # Convex, so any start will do. A scale of 0.01 is a network that knows nothing, not even in reverse.
-    bounds = [(0.01, 100.0), (-50.0, 50.0)]
+    bounds = [(0.01, 100.0), (-50.0, 50.0) if shifted else (0.0, 0.0)]
     found = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=bounds, options={"gtol": 1e-9})
     return float(found.x[0]), float(found.x[1])
 

@@ -272,7 +272,7 @@ def calibrated_by_other_folds(
         raw: (N,) uncalibrated predictions, out of fold.
         folds: (N,) fold of each place.
         presence: (N,) 0 or 1.
-        method: Method of the study: `none`, `temperature`, `isotonic` or `auto`.
+        method: Method of the study.
         variants: Name -> (N,) predictions to calibrate, from the same members.
 
     Returns:

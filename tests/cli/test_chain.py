@@ -31,7 +31,7 @@ def study(tmp_path_factory):
     content = yaml.safe_load(path.read_text())
     for scenario, model in zip(content["scenarios"], ("MODEL-A", "MODEL-B"), strict=True):
         scenario |= {"ssp": "ssp585", "period": 2080, "climate_model": model}
-    content["training"] |= {"members": 2, "epochs": 1, "preset": "light", "calibration": "temperature"}
+    content["training"] |= {"members": 2, "epochs": 1, "preset": "light", "calibration": "platt"}
     content["training"] |= {"objective": "share"}
     content["map"] = {**content.get("map", {}), "zones": {"file": "zones.geojson"}}
     west, south, east, north = Grid.from_raster(path.parent / "truth_present.tif").bounds

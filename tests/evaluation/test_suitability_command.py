@@ -46,7 +46,7 @@ SMALL = {
 def study(tmp_path_factory):
     path = make_virtual_landscape(tmp_path_factory.mktemp("landscape"), seed=2, height=20, width=20, sites=90)
     loaded = load_study(path)
-    training = loaded.training.model_copy(update={"objective": "share", "calibration": "temperature"})
+    training = loaded.training.model_copy(update={"objective": "share", "calibration": "platt"})
     labels = loaded.labels.model_copy(update={"presence_above": 0.4})
     model = loaded.model.model_copy(update={"overrides": SMALL})
     return loaded.model_copy(update={"training": training, "labels": labels, "model": model})

@@ -55,7 +55,7 @@ def make_explained_study(folder: Path) -> SimpleNamespace:
             if not parameter.any() and "window_head" not in key:
                 nn.init.normal_(parameter, std=0.2)
         network.save_pretrained(model / name)
-    Calibration("temperature", scale=1.5, shift=0.3).save(model / "members/fold_1")
+    Calibration("platt", scale=1.5, shift=0.3).save(model / "members/fold_1")
     processor.save_pretrained(model)
     data = StudyData(study)
     labels, folds = data.labels(), np.minimum(data.folds(), 1)  # two members, so two folds

@@ -14,7 +14,7 @@ from modeling_agriclip.ensemble_agriclip import AgriClipEnsemble, mutual_informa
 from .conftest import image_inputs, report_inputs
 
 CALIBRATIONS = [
-    Calibration("temperature", scale=0.5, shift=0.3, fitted_on=100),
+    Calibration("platt", scale=0.5, shift=0.3, fitted_on=100),
     Calibration("isotonic", x=(0.2, 0.6, 0.9), y=(0.1, 0.5, 0.95), epsilon=0.01),
     Calibration(),
 ]

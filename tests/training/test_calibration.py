@@ -23,7 +23,7 @@ def landscape(count, seed, sharpness=2.5, base=-0.5, block_size=20, block_effect
     return expit(sharpness * truth + 0.7), labels, blocks
 
 
-@pytest.mark.parametrize("method", ["temperature", "isotonic", "auto"])
+@pytest.mark.parametrize("method", ["platt", "isotonic", "auto"])
 def test_over_confident_predictions_become_honest_on_fresh_places(method):
     p, y, blocks = landscape(20_000, seed=0)
     fresh, truth, _ = landscape(20_000, seed=1)
@@ -38,7 +38,7 @@ def test_over_confident_predictions_become_honest_on_fresh_places(method):
     assert (np.diff(after[np.argsort(fresh)]) >= 0).all()
 
 
-def test_temperature_finds_the_scale_and_shift_that_were_put_in():
+def test_platt_finds_the_scale_and_shift_that_were_put_in():
     p, y, _ = landscape(200_000, seed=2)
     calibration = fit_calibration(p, y, alphas=())
     # logit = 2.5 truth + 0.7, so truth = 0.4 logit - 0.28
@@ -47,7 +47,17 @@ def test_temperature_finds_the_scale_and_shift_that_were_put_in():
     assert calibration.fitted_on == 200_000
 
 
-def test_isotonic_mends_what_no_temperature_can():
+def test_temperature_finds_the_scale_and_never_shifts():
+    p, y, blocks = landscape(200_000, seed=2)
+    centred = expit(logit(p) - 0.7)
+    calibration = fit_calibration(centred, y, method="temperature", alphas=())
+    assert calibration.scale == pytest.approx(0.4, abs=0.01)
+    # Where a shift is wanted it has none, and `auto` takes what has.
+    assert fit_calibration(p, y, method="temperature", alphas=()).shift == 0.0
+    assert fit_calibration(p, y, method="auto", blocks=blocks, alphas=()).method == "platt"
+
+
+def test_isotonic_mends_what_no_sigmoid_can():
     rng = np.random.default_rng(3)
     p = rng.random(20_000)
     true = np.where(p < 0.5, 0.1 + 0.2 * p, 0.6 + 0.3 * p)  # a jump in the middle
@@ -107,7 +117,7 @@ def test_weights_count_like_repeated_places():
     rng = np.random.default_rng(6)
     p, y, _ = landscape(400, seed=6)
     times = rng.integers(0, 4, 400)
-    for method in ("temperature", "isotonic"):
+    for method in ("temperature", "platt", "isotonic"):
         weighted = fit_calibration(p, y, weights=times, method=method, alphas=())
         repeated = fit_calibration(np.repeat(p, times), np.repeat(y, times), method=method, alphas=())
         grid = torch.linspace(0.05, 0.95, 20, dtype=torch.float64)
@@ -121,7 +131,7 @@ def test_shares_are_calibrated_as_shares():
     rng = np.random.default_rng(7)
     p = rng.random(5000)
     shares = np.clip(0.3 * p + rng.normal(0, 0.02, len(p)), 0, 1)
-    for method in ("temperature", "isotonic"):
+    for method in ("platt", "isotonic"):
         calibration = fit_calibration(p, shares, method=method, alphas=())
         after = calibration.apply(torch.from_numpy(p)).numpy()
         assert after.mean() == pytest.approx(shares.mean(), abs=0.002)
@@ -131,7 +141,7 @@ def test_shares_are_calibrated_as_shares():
     assert with_sets.counts == (int((shares <= 0.15).sum()), int((shares > 0.15).sum()))
 
 
-@pytest.mark.parametrize("method", ["none", "temperature", "isotonic"])
+@pytest.mark.parametrize("method", ["none", "temperature", "platt", "isotonic"])
 def test_each_class_is_covered_as_promised_on_exchangeable_places(method):
     p, y, _ = landscape(20_000, seed=8)
     calibration = fit_calibration(p, y, method=method)
@@ -258,7 +268,7 @@ def test_cross_fit_calibrates_a_block_by_the_others():
 def test_saved_and_loaded_are_equal(tmp_path):
     p, y, blocks = landscape(500, seed=17)
     groups = np.where(blocks % 2, "Kansas", "黑龙江").tolist()
-    for method in ("none", "temperature", "isotonic"):
+    for method in ("none", "temperature", "platt", "isotonic"):
         calibration = fit_calibration(p, y, method=method, groups=groups)
         assert calibration.save(tmp_path).name == "calibration.json"
         loaded = Calibration.load(tmp_path)

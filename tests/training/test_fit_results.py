@@ -23,7 +23,7 @@ from training.study_dataset import SuitabilityDataset, read_sites
 def study(landscape):
     """The landscape with shares as labels, so that places have a class."""
     study = load_study(landscape)
-    training = {"objective": "share", "members": 3, "epochs": 2, "calibration": "temperature", "learning_rate": 3e-3}
+    training = {"objective": "share", "members": 3, "epochs": 2, "calibration": "platt", "learning_rate": 3e-3}
     return study.model_copy(update={"training": study.training.model_copy(update=training)})
 
 
@@ -89,13 +89,13 @@ def test_maps_are_made_of_calibrated_members(ensemble):
     predictor = SuitabilityPredictor(ensemble)
     assert all(member.calibration is not None for member in predictor.members)
     member = Calibration.load(ensemble / "members" / "fold_1")
-    assert member.method == "temperature" and (member.scale, member.shift) != (1.0, 0.0)
+    assert member.method == "platt" and (member.scale, member.shift) != (1.0, 0.0)
     assert predictor.members[0].calibration == member
 
 
 def test_the_summary_tells_what_was_calibrated(ensemble):
     summary = json.loads((ensemble / "training_summary.json").read_text())
-    assert summary["calibration"] == "temperature"
+    assert summary["calibration"] == "platt"
     assert summary["terms"]["consistency"] == 0.1
     held_out = rows_of(ensemble / "heldout_predictions.csv")
     assert all(0 < float(row["calibrated"]) < 1 for row in held_out)

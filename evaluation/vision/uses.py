@@ -111,7 +111,7 @@ def classify_files(
 ) -> Classified:
     """Write the likeliest of some classes for each image, and the probability of each: the softmax over the classes.
 
-    Where pixels are compared, the mean probability of those that are any of the classes.
+    Where pixels are compared, its share of those that are any of the classes.
 
     Args:
         encoder: The model.

@@ -28,6 +28,8 @@ __all__ = [
 ]
 
 FloatArray = NDArray[np.float32]
+# Weight of probabilities beside shares of pixels.
+_LEAST = 1e-3
 
 
 def unit(vectors: FloatArray) -> FloatArray:
@@ -36,23 +38,26 @@ def unit(vectors: FloatArray) -> FloatArray:
 
 
 def class_embeddings(encoder: Encoder, texts: ClassTexts, pooling: str, pixels: bool = False) -> FloatArray:
-    """One unit vector a class (K, P) from the embeddings of all its prompts, pooled as a protocol does.
+    """One vector a class (K, P) from the embeddings of all its prompts, pooled as a protocol does.
 
     Args:
         encoder: The model.
         texts: The classes and their prompts.
         pooling: `mean` of the embeddings as they are, or of unit embeddings.
-        pixels: Embeddings that pixels are compared with, not whole images.
+        pixels: Embeddings that pixels are compared with, not whole images: means, whose length says something to a
+            head of segmentation. Others are of length 1.
     """
+    if pixels:
+        return np.stack([encoder.segment_texts(prompts).mean(axis=0) for prompts in texts.prompts()])
     found = []
     for prompts in texts.prompts():
-        vectors = encoder.segment_texts(prompts) if pixels else encoder.encode_texts(prompts)
+        vectors = encoder.encode_texts(prompts)
         found.append(vectors.mean(axis=0) if pooling == "mean" else unit(vectors).mean(axis=0))
     return unit(np.stack(found))
 
 
 def rest_embeddings(encoder: Encoder, texts: ClassTexts, pooling: str) -> FloatArray:
-    """Unit vectors (R, P) of the wordings for what is none of the classes, as pixels are compared with them.
+    """Vectors (R, P) of the wordings for what is none of the classes, as pixels are compared with them.
 
     Land that is not asked about would vote for the class that it resembles. There are none for a model that has not
     learnt to compare pixels, nor where one of the classes is the rest itself.
@@ -103,10 +108,10 @@ def classify_images(
     Args:
         encoder: The model.
         table: The images.
-        classes: One unit vector a class (K, P).
+        classes: One vector a class (K, P), of `class_embeddings`.
         batch: Images a step.
         quiet: No progress bar.
-        rest: Unit vectors (R, P) of what is none of the classes: compare pixels, and not whole images.
+        rest: Vectors (R, P) of what is none of the classes: compare pixels, and not whole images.
 
     Returns:
         Numbers of the images that could be read, their logits (N, K), and their places.
@@ -116,7 +121,7 @@ def classify_images(
     for part, images in table.batches(batch, "Images", quiet):
         if rest is not None:
             asked = encoder.segment(images, np.concatenate([classes, rest]))
-            logits.append(np.stack([_mean_over_pixels(scores, len(classes)) for scores in asked]))
+            logits.append(np.stack([_share_of_pixels(scores, len(classes)) for scores in asked]))
         else:
             vectors = unit(encoder.encode_images(images))
             logits.append(encoder.logit_scale * vectors @ classes.T + encoder.logit_bias)
@@ -125,15 +130,18 @@ def classify_images(
     return numbers, np.concatenate(logits), places
 
 
-def _mean_over_pixels(scores: FloatArray, count: int) -> FloatArray:
-    """Logits (K + R, H, W) of pixels to the logarithm of the mean probabilities of the K classes (K,).
+def _share_of_pixels(scores: FloatArray, count: int) -> FloatArray:
+    """Logits (K + R, H, W) of pixels to the logarithm of the share of each of the K classes (K,).
 
-    The R wordings for what is none of them are one class together, as likely as they are on average.
+    A pixel is of the class that is likeliest there, or of none: the R wordings for that are one class together, as
+    likely as they are on average. Where hardly a pixel is of any, their mean probabilities decide.
     """
     odds = np.exp(scores - scores.max(axis=0))
-    classes, rest = odds[:count], odds[count:]
-    whole = classes.sum(axis=0) + (rest.mean(axis=0) if len(rest) else 0.0)
-    found: FloatArray = np.log((classes / whole).mean(axis=(1, 2)) + 1e-12)
+    if len(scores) > count:
+        odds = np.concatenate([odds[:count], odds[count:].mean(axis=0, keepdims=True)])
+    chance = (odds / odds.sum(axis=0)).mean(axis=(1, 2))[:count]
+    share = np.bincount(odds.argmax(axis=0).ravel(), minlength=len(odds))[:count] / odds[0].size
+    found: FloatArray = np.log(share + _LEAST * chance + 1e-12).astype(np.float32)
     return found
 
 

@@ -374,7 +374,8 @@ def slow(pixels, valid):
 layers = [MapLayer(folder / (name + ".tif"), name) for name in ("soy", "corn")]
 classes = ClassLayer(folder / "classes.tif", {{1: ("soy", "#1b7837"), 2: ("corn", "#e0e000")}})
 run = stream_map(source, slow, layers, tile=T, stride=6, quiet=True, disagreement=True, classes=classes, batch_size=8)
-print("tiles", run.tiles)
+# In one piece: two processes write to one pipe, and print() writes word by word where output is not buffered.
+sys.stdout.write("tiles %d" % run.tiles + chr(10))
 """
 OUTPUTS = ("soy.tif", "corn.tif", "soy_disagreement.tif", "corn_disagreement.tif", "classes.tif")
 

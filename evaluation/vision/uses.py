@@ -133,7 +133,7 @@ def classify_files(
     texts = class_texts(protocol, names, {name: name for name in names}, template)
     pixels = compared_by(encoder, protocol, by)
     classes = class_embeddings(encoder, texts, protocol.pooling, pixels)
-    rest = rest_embeddings(encoder, texts) if pixels else None
+    rest = rest_embeddings(encoder, texts, classes) if pixels else None
     numbers, logits, _ = classify_images(encoder, table, classes, batch, quiet, rest)
     chances = np.exp(logits - logits.max(axis=1, keepdims=True))
     chances /= chances.sum(axis=1, keepdims=True)

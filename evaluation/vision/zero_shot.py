@@ -56,15 +56,19 @@ def class_embeddings(encoder: Encoder, texts: ClassTexts, pooling: str, pixels: 
     return unit(np.stack(found))
 
 
-def rest_embeddings(encoder: Encoder, texts: ClassTexts) -> FloatArray:
+def rest_embeddings(encoder: Encoder, texts: ClassTexts, classes: FloatArray) -> FloatArray:
     """Vectors (R, P) of the wordings for what is none of the classes, as pixels are compared with them.
 
     Land that is not asked about would vote for the class that it resembles. There are none for a model that has not
     learnt to compare pixels, nor where one of the classes is the rest itself.
+
+    Args:
+        encoder: The model.
+        texts: The classes and their prompts.
+        classes: Their vectors (K, P).
     """
     if not encoder.compares_pixels or {text.casefold() for text in texts.strings} & set(REST):
-        texts = replace(texts, names=texts.names[:1], strings=texts.strings[:1])
-        return class_embeddings(encoder, texts, "mean", pixels=True)[:0]
+        return classes[:0]
     rest = replace(texts, names=REST, strings=REST)
     return class_embeddings(encoder, rest, "mean", pixels=True)
 
@@ -201,7 +205,7 @@ def evaluate_zero_shot(
     texts = class_texts(protocol, labels.names, described, template)
     pixels = compared_by(encoder, protocol, by)
     classes = class_embeddings(encoder, texts, protocol.pooling, pixels)
-    rest = rest_embeddings(encoder, texts) if pixels else None
+    rest = rest_embeddings(encoder, texts, classes) if pixels else None
     part = table.subset(keep.tolist())
     found, logits, places = classify_images(encoder, part, classes, batch, quiet, rest)
     table.unreadable, table.decided = part.unreadable, part.decided

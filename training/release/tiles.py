@@ -213,7 +213,7 @@ class TileBatches:
 
     @staticmethod
     def _phrase(name: str | int, rng: np.random.Generator) -> str:
-        """The plain name half of the time, or another wording of it."""
+        """The plain name of a common code, two times in five; or any wording of the class."""
         if isinstance(name, int) and rng.random() < 0.4:
             return COMMON[name]
         return draw_wording(name, rng, SEEN)

@@ -244,11 +244,12 @@ def test_the_rest_has_words_of_its_own_where_pixels_were_learnt(agriclip_folder:
     encoder = load_encoder(agriclip_folder, "cpu")
     rules = get_protocol("agriclip")
     texts = class_texts(rules, ["soybean", "corn"])
-    rest = rest_embeddings(encoder, texts)
+    classes = class_embeddings(encoder, texts, rules.pooling, pixels=True)
+    rest = rest_embeddings(encoder, texts, classes)
     expected = encoder.segment_texts([f"a satellite image of {words}" for words in REST])
     np.testing.assert_allclose(rest, expected, atol=1e-5)
     # As long as they are: the head was trained on embeddings of any length.
     assert np.ptp(np.linalg.norm(rest, axis=1)) > 0
     # A class that is the rest itself, or a model that knows no pixels: none.
-    assert len(rest_embeddings(encoder, class_texts(rules, ["soybean", "Other land"]))) == 0
-    assert len(rest_embeddings(load_encoder(clip_folder, "cpu"), texts)) == 0
+    assert rest_embeddings(encoder, class_texts(rules, ["soybean", "Other land"]), classes).shape == (0, rest.shape[1])
+    assert len(rest_embeddings(load_encoder(clip_folder, "cpu"), texts, classes)) == 0

@@ -206,6 +206,7 @@ def report_zero_shot(
         "labels": understood,
         "unlabelled": found.unlabelled,
         "compared_by": found.by,
+        "other_land_beside": list(found.beside),
         "intervals": f"95 %, {found.blocks}",
         "per_class": _classes(found.result, names),
         "confusion": {"classes": names, "counts": found.confusion.tolist()},
@@ -215,6 +216,7 @@ def report_zero_shot(
         f"Protocol {protocol.name}: {len(texts.templates)} templates, such as '{texts.prompts()[0][0]}'"
         + (f"; classes of {texts.dataset}" if texts.dataset else ""),
         *(f"Note: {note}" for note in texts.notes),
+        *(("Other land stood beside the classes: pixels that are likelier of none have no vote",) * bool(found.beside)),
         f"Intervals: {found.blocks}",
         *_warned(table, encoder),
     ]

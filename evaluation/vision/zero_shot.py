@@ -87,6 +87,7 @@ class ZeroShot:
         blocks: What the intervals were drawn from.
         unlabelled: Images without a label.
         by: What was compared with the classes' texts: whole `image`s, or their `pixels`.
+        beside: The wordings for other land that stood beside the classes, if any.
     """
 
     number: NDArray[np.int64]
@@ -98,6 +99,7 @@ class ZeroShot:
     blocks: str
     unlabelled: int
     by: str = "image"
+    beside: tuple[str, ...] = ()
 
 
 def classify_images(
@@ -126,7 +128,9 @@ def classify_images(
     for part, images in table.batches(batch, "Images", quiet):
         if rest is not None:
             asked = encoder.segment(images, np.concatenate([classes, rest]))
-            logits.append(np.stack([_share_of_pixels(scores, len(classes)) for scores in asked]))
+            seen = [image.stack.valid.any(dim=0).numpy() for image in images]
+            shares = [_share_of_pixels(*pair, len(classes)) for pair in zip(asked, seen, strict=True)]
+            logits.append(np.stack(shares))
         else:
             vectors = unit(encoder.encode_images(images))
             logits.append(encoder.logit_scale * vectors @ classes.T + encoder.logit_bias)
@@ -135,17 +139,19 @@ def classify_images(
     return numbers, np.concatenate(logits), places
 
 
-def _share_of_pixels(scores: FloatArray, count: int) -> FloatArray:
+def _share_of_pixels(scores: FloatArray, seen: NDArray[np.bool_], count: int) -> FloatArray:
     """Logits (K + R, H, W) of pixels to the logarithm of the share of each of the K classes (K,).
 
     A pixel is of the class that is likeliest there, or of none: the R wordings for that are one class together, as
-    likely as they are on average. Where hardly a pixel is of any, their mean probabilities decide.
+    likely as they are on average. Where hardly a pixel is of any, their mean probabilities decide. Pixels that are not
+    `seen` (H, W), which have no data, do not count, unless there are no others.
     """
+    scores = scores[:, seen] if seen.any() else scores.reshape(len(scores), -1)
     odds = np.exp(scores - scores.max(axis=0))
     if len(scores) > count:
         odds = np.concatenate([odds[:count], odds[count:].mean(axis=0, keepdims=True)])
-    chance = (odds / odds.sum(axis=0)).mean(axis=(1, 2))[:count]
-    share = np.bincount(odds.argmax(axis=0).ravel(), minlength=len(odds))[:count] / odds[0].size
+    chance = (odds / odds.sum(axis=0)).mean(axis=1)[:count]
+    share = np.bincount(odds.argmax(axis=0), minlength=len(odds))[:count] / odds.shape[1]
     found: FloatArray = np.log(share + _LEAST * chance + 1e-12).astype(np.float32)
     return found
 
@@ -224,6 +230,7 @@ def evaluate_zero_shot(
         blocks=told,
         unlabelled=len(table) - len(keep),
         by="pixels" if pixels else "image",
+        beside=() if rest is None or not len(rest) else REST,
     )
 
 

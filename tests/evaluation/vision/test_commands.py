@@ -79,6 +79,8 @@ def test_commands_write_results_pictures_and_json(tmp_path: Path, agriclip_folde
         )
     text = run("zero-shot", *common, "--labels", masks, "--classes", tmp_path / "c.csv", "--output", tmp_path / "z")
     assert "Balanced accuracy" in text and "6 of 6 images have one" in text.replace("\n", " ")
+    assert "Other land stood beside the classes" in text
+    assert "other land" in read_results(tmp_path / "z")[1]["details"]["other_land_beside"]
     text = run(
         *("probe", *common, "--labels", masks, "--classes", tmp_path / "c.csv", "--chip", 8, "--block", 480),
         *("--output", tmp_path / "p", "--folds", 3),

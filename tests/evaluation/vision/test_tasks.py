@@ -221,7 +221,7 @@ def test_pixels_and_not_the_whole_image_under_our_own_protocol():
         compared_by(learnt, ours, "cells")
     # Three pixels for the first class, one so surely for the second that its mean logit alone would win.
     scores = np.array([[[0.0, 0.0], [0.0, 0.0]], [[-3.0, -3.0], [-3.0, 50.0]]], dtype=np.float32)
-    found = np.exp(_share_of_pixels(scores, 2))
+    found = np.exp(_share_of_pixels(scores, np.ones((2, 2), bool), 2))
     np.testing.assert_allclose(found, [0.75, 0.25], atol=1e-3)
     assert scores[1].mean() > scores[0].mean()
 
@@ -232,12 +232,33 @@ def test_land_that_is_not_asked_about_does_not_vote():
     # Two classes and two wordings for the rest; two pixels are the first class, three are neither and like the second.
     asked, neither = [4.0, 0.0, 0.0, -1.0], [0.0, 2.0, 5.0, 6.0]
     scores = np.array([asked, asked, neither, neither, neither], dtype=np.float32).T.reshape(4, 1, 5)
-    np.testing.assert_allclose(np.exp(_share_of_pixels(scores[:2], 2)), [0.4, 0.6], atol=1e-3)
-    np.testing.assert_allclose(np.exp(_share_of_pixels(scores, 2)), [0.4, 0.0], atol=1e-3)
+    seen = np.ones((1, 5), dtype=bool)
+    np.testing.assert_allclose(np.exp(_share_of_pixels(scores[:2], seen, 2)), [0.4, 0.6], atol=1e-3)
+    np.testing.assert_allclose(np.exp(_share_of_pixels(scores, seen, 2)), [0.4, 0.0], atol=1e-3)
     # Where no pixel is of any class, probabilities decide.
-    nothing = _share_of_pixels(scores[:, :, 2:], 2)
+    nothing = _share_of_pixels(scores[:, :, 2:], seen[:, 2:], 2)
     chance = np.exp(neither[:2]) / (np.exp(neither[:2]).sum() + np.exp(neither[2:]).mean())
     np.testing.assert_allclose(np.exp(nothing), 1e-3 * chance, rtol=1e-4)
+
+
+def test_pixels_without_data_do_not_vote(agriclip_folder: Path, tmp_path: Path, monkeypatch):
+    from evaluation.vision.zero_shot import classify_images
+
+    values = np.full((6, 8, 8), 900, dtype=np.int16)
+    values[:, :, 3:] = 0
+    write_tile(tmp_path / "a.tif", values, nodata=0)
+    encoder, table = load_encoder(agriclip_folder, "cpu"), find_images(tmp_path)
+    # The first class where there are data, the second everywhere else, and far more surely.
+    logits = np.zeros((2, 8, 8), dtype=np.float32)
+    logits[0, :, :3], logits[1, :, 3:] = 1.0, 9.0
+    monkeypatch.setattr(encoder, "segment", lambda images, texts: [logits for _ in images])
+    some = np.zeros((2, 4), dtype=np.float32)
+    _, found, _ = classify_images(encoder, table, some, rest=some[:0])
+    np.testing.assert_allclose(np.exp(found), [[1.0, 0.0]], atol=1e-3)
+    # Where an image holds nothing at all, what the model makes of nothing has to do.
+    write_tile(tmp_path / "a.tif", np.zeros_like(values), nodata=0)
+    _, found, _ = classify_images(encoder, table, some, rest=some[:0])
+    np.testing.assert_allclose(np.exp(found), [[3 / 8, 5 / 8]], atol=1e-3)
 
 
 def test_the_rest_has_words_of_its_own_where_pixels_were_learnt(agriclip_folder: Path, clip_folder: Path):

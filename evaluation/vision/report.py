@@ -216,10 +216,11 @@ def report_zero_shot(
         f"Protocol {protocol.name}: {len(texts.templates)} templates, such as '{texts.prompts()[0][0]}'"
         + (f"; classes of {texts.dataset}" if texts.dataset else ""),
         *(f"Note: {note}" for note in texts.notes),
-        *(("Other land stood beside the classes: pixels that are likelier of none have no vote",) * bool(found.beside)),
         f"Intervals: {found.blocks}",
         *_warned(table, encoder),
     ]
+    if found.beside:
+        lines.append("Other land stood beside the classes: pixels that are likelier of none have no vote")
     if found.unlabelled:
         lines.append(f"{found.unlabelled} of {len(table)} images have no label of a listed class and are not scored")
     results = write_results(folder, scores, about=_about(command, encoder, table), details=details)

@@ -129,7 +129,7 @@ def shortened(command: str) -> list[str]:
 COMMANDS = documented()
 #: The fit and its maps come first, others go on with what they made.
 FIRST = {
-    "agriclip fit STUDY --members 5 --processes 4": "out/us/model/config.json",
+    "agriclip fit STUDY --members 5 --processes 4": "out/us/fit.json",
     "agriclip map STUDY": "out/us/report.html",
 }
 RUN = [*FIRST, *(command for command in COMMANDS if command not in {*FIRST, *ELSEWHERE, *NEVER})]

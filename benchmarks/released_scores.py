@@ -1,5 +1,8 @@
 """The scores that go on the card of the released checkpoint, out of the folders that `benchmarks.released` left.
 
+They are then held against those on the card of the checkpoint in the repository: whether a model trained anew ends
+where that one did.
+
 python -m benchmarks.released_scores out/results --output out/results/card
 """
 
@@ -10,8 +13,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from huggingface_hub import EvalResult, ModelCard
+from rich.console import Console
+from rich.table import Table
 
-from evaluation.results import Score, read_results, scores_markdown, write_results
+from evaluation.results import OURS, Score, metric_of, read_results, scores_markdown, write_results
+from processing.errors import named
 
 #: Folder -> what the data set is called on the card, and the metrics shown of it.
 SHOWN = {
@@ -49,18 +56,57 @@ def chosen(folder: Path) -> list[Score]:
     return scores
 
 
+def outside(score: Score, released: EvalResult) -> bool:
+    """Whether a score lies outside the 95 % interval of the released one, to the digits that are shown."""
+    ends = released.metric_args or {}
+    if ends.get("low") is None or ends.get("high") is None:
+        return False
+    decimals = metric_of(score.metric).decimals
+    return not round(ends["low"], decimals) <= round(score.value, decimals) <= round(ends["high"], decimals)
+
+
+def compare(scores: list[Score], folder: Path, console: Console) -> list[Score]:
+    """Print our scores beside those on the card in a folder.
+
+    Returns:
+        Those that are outside of the interval there.
+    """
+    known = {(r.dataset_name, r.metric_type): r for r in ModelCard.load(folder / "README.md").data.eval_results or []}
+    table = Table("data", "score", "released", "this run", "")
+    missed = []
+    for score in scores:
+        released = known.get((score.dataset, score.metric))
+        if score.model != OURS or released is None:
+            continue
+        before = replace(score, value=released.metric_value, **(released.metric_args or {}))
+        away = outside(score, released)
+        missed += [score] * away
+        now = replace(score, low=None, high=None).text
+        table.add_row(score.dataset, metric_of(score.metric).title, before.text, now, "outside" if away else "")
+    console.print(table)
+    return missed
+
+
 def main(
     folder: Annotated[Path, typer.Argument(help="Folder of `benchmarks.released`.")] = Path("out/results"),
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.json that is written.")] = Path(
         "out/results/card"
     ),
+    released: Annotated[Path, typer.Option(help="Released model whose card tells the scores to end at.")] = Path(
+        "agriclip"
+    ),
 ) -> None:
-    """Gather the scores for the card."""
+    """Gather the scores for the card; end with 1 where one is outside the interval of the released one."""
     scores = chosen(folder)
     output.mkdir(parents=True, exist_ok=True)
     write_results(output, scores, about={"command": "make reproduce"})
     for dataset in dict.fromkeys(score.dataset for score in scores):
         typer.echo(f"\n### {dataset}\n\n{scores_markdown([s for s in scores if s.dataset == dataset])}")
+    missed = compare(scores, released, Console())
+    if missed:
+        told = named([f"{metric_of(score.metric).title} of {score.dataset}" for score in missed])
+        typer.echo(f"Outside the interval of the released score: {told}.", err=True)
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def run_fits(task: FitTask, jobs: Sequence[FitJob], processes: int = 1, quiet: b
     Args:
         task: What they share.
         jobs: The fits.
-        processes: Processes to use; 1 fits in this one, on all its threads. A GPU is not shared, and processes that a
+        processes: Processes to use, which share the threads of this one; 1 fits in it. A GPU is not shared, and those that a
             launcher has started fit each model together: there it is 1.
         quiet: No progress bars.
 
@@ -50,7 +50,8 @@ def run_fits(task: FitTask, jobs: Sequence[FitJob], processes: int = 1, quiet: b
 def _run_in_processes(task: FitTask, jobs: Sequence[FitJob], processes: int, bars: FitBars) -> list[Predictions]:
     # A forked process would inherit torch's threads in a state they cannot leave.
     context = multiprocessing.get_context("spawn")
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    # Of the threads that this process was given, by which sums are rounded: not of all that the machine has.
+    threads = max(1, torch.get_num_threads() // processes)
     news = context.Queue()
     with (
         _environment(OMP_NUM_THREADS=str(threads)),

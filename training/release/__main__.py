@@ -26,6 +26,7 @@ def main(
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the tiles.")] = Settings.epochs,
     hold_out: Annotated[int, typer.Option(help="Fold of blocks of tiles not trained on; -1 trains on all.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of weights and draws.")] = 0,
+    processes: Annotated[int, typer.Option(min=1, help="Members of the ensemble fitted side by side.")] = 2,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Train the model of all jobs, fit the ensemble for suitability, and put both into one folder.
@@ -38,7 +39,7 @@ def main(
         train(loaded, data / "landsat8_cdl", output, settings, quiet=quiet)
     fitted = ensemble or output.parent / loaded.name
     if not (fitted / "model" / "config.json").exists():
-        fit_study(loaded, fitted, quiet=quiet)
+        fit_study(loaded, fitted, processes=processes, quiet=quiet)
     size = add_ensemble(output, fitted / "model")
     typer.echo(f"Model    {output} ({size / 2**20:.1f} MiB of weights)")
     typer.echo(f"Fit      {fitted}")

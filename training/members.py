@@ -29,8 +29,8 @@ def run_fits(task: FitTask, jobs: Sequence[FitJob], processes: int = 1, quiet: b
     Args:
         task: What they share.
         jobs: The fits.
-        processes: Processes to use, which share the threads of this one; 1 fits in it. A GPU is not shared, and those that a
-            launcher has started fit each model together: there it is 1.
+        processes: Processes to use, which share the threads of this one; 1 fits in it. A GPU is not shared, and
+            processes that a launcher has started fit each model together: there it is 1.
         quiet: No progress bars.
 
     Returns:

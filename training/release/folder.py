@@ -25,6 +25,7 @@ from training.release.joint import JointModel
 
 EXACT = "gaussian_process."
 WEIGHTS, CONFIG, MEMBERS = "model.safetensors", "config.json", "members"
+LOG, SUMMARY = "training_log.jsonl", "training_summary.json"
 LARGEST = 32 * 2**20  # bytes of weights in all
 
 
@@ -69,11 +70,28 @@ def add_ensemble(folder: Path, fitted: Path) -> int:
         _copy(member, copied, CONFIG, CALIBRATION)
         save_in_half_precision(load_file(member / WEIGHTS), copied)
         _load_in_single_precision(copied)
-    _copy(fitted, folder, CALIBRATION, "study.yaml", "training_summary.json")
+    _copy(fitted, folder, CALIBRATION, "study.yaml", SUMMARY)
+    _add_seconds(folder)
     size = sum(path.stat().st_size for path in folder.rglob(WEIGHTS))
     if size > LARGEST:
         raise AgriClipError(f"The weights in '{folder}' take {size / 2**20:.1f} MiB; at most {LARGEST >> 20} go out.")
     return size
+
+
+def _add_seconds(folder: Path) -> None:
+    """Add the time of the training that the log tells to that of the ensemble: the card counts the carbon of both."""
+    log, summary = folder / LOG, folder / SUMMARY
+    if not (log.exists() and summary.exists()):
+        return
+    told = json.loads(summary.read_text())
+    told["seconds"] = round(told.get("seconds", 0.0) + logged_seconds(log), 1)
+    summary.write_text(json.dumps(told, indent=2) + "\n")
+
+
+def logged_seconds(log: Path) -> float:
+    """Seconds that a training took by its log, whose clock begins anew where it was taken up again."""
+    clock = [entry["seconds"] for entry in map(json.loads, log.read_text().splitlines()) if "seconds" in entry]
+    return sum(now for now, later in zip(clock, [*clock[1:], 0.0], strict=True) if later < now)
 
 
 def _copy(source: Path, target: Path, *names: str) -> None:

@@ -29,6 +29,7 @@ from processing.study import Study
 from processing.study_data import StudyData
 from processing.vocabulary import default_tokenizer
 from training.objective import get_objective
+from training.release.folder import LOG, save_release
 from training.release.joint import JointModel, total
 from training.release.phrases import PhraseBatches
 from training.release.series import SeriesBatches
@@ -38,7 +39,7 @@ from training.release.words import start_words
 from training.single_fit import FitTask, site_noise
 from training.study_dataset import SuitabilityDataset, read_sites
 
-LOG, MANIFEST, CHECKPOINT = "training_log.jsonl", "data_manifest.json", "checkpoint.pt"
+MANIFEST, CHECKPOINT = "data_manifest.json", "checkpoint.pt"
 
 #: The size `small`, its widths cut to what two processor cores train in an hour and a half.
 SIZES: dict[str, Any] = {
@@ -297,16 +298,16 @@ class _Log:
             self.sums.setdefault(name, []).append(value)
         if (step + 1) % self.every == 0:
             means = {name: round(float(np.mean(values)), 5) for name, values in self.sums.items()}
-            seconds = round(time.monotonic() - self.started, 1)
-            self.write({"step": step + 1, "seconds": seconds, "learning_rate": round(rate, 7), **means})
+            self.write({"step": step + 1, "learning_rate": round(rate, 7), **means})
             self.sums.clear()
 
     def write(self, entry: dict[str, Any]) -> None:
-        """Add a line."""
+        """Add a line, with the seconds since this process began."""
         if self.active and entry:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            seconds = round(time.monotonic() - self.started, 1)
             with self.path.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
+                file.write(json.dumps({"seconds": seconds, **entry}) + "\n")
 
 
 def _save_checkpoint(folder: Path, settings: Settings, step: int, *parts: Any) -> None:
@@ -341,8 +342,6 @@ def _complete(
     tiles_dir: Path,
 ) -> None:
     """Save the averaged weights, what they were trained on and how it went, and put the folder in its place."""
-    from training.release.folder import save_release
-
     log.write(
         learn_seasons(averaged.module, SeriesBatches(processor.image_processor, 32, settings.seed + 1), settings)
     )

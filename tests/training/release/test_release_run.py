@@ -124,12 +124,27 @@ def test_ensemble_beside_the_model(released, fitted, tmp_path):
     assert size == sum(path.stat().st_size for path in out.rglob("*.safetensors"))
     from mapping.predictor import SuitabilityPredictor
 
+    # The time of both trainings, however often it is put together.
+    folder.add_ensemble(out, fitted[0] / "model")
+    ensemble, both = (json.loads((path / "training_summary.json").read_text()) for path in (fitted[0] / "model", out))
+    own = json.loads((released / "training_log.jsonl").read_text().splitlines()[-1])["seconds"]
+    assert both.pop("seconds") == pytest.approx(ensemble.pop("seconds") + own) and both == ensemble and own > 0
     predictor = SuitabilityPredictor(out)
     assert len(predictor.members) == 2
     source = load_file(fitted[0] / "model" / "members" / "fold_1" / "model.safetensors")
     for name, value in predictor.members[0].model.state_dict().items():
         expected = source[name] if name.startswith("gaussian_process.") else source[name].half().float()
         torch.testing.assert_close(value, expected)
+
+
+def test_the_clock_of_a_log_begins_anew_where_a_training_was_taken_up(tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_text(
+        "".join(json.dumps(entry) + "\n" for entry in [{"seconds": 5}, {"x": 1}, {"seconds": 90}, {"seconds": 30.5}])
+    )
+    assert folder.logged_seconds(log) == 120.5
+    log.write_text('{"seconds": 7}\n{"seconds": 7}\n')
+    assert folder.logged_seconds(log) == 7
 
 
 def test_a_single_fit_is_no_ensemble(released, fitted, tmp_path):

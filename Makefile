@@ -23,7 +23,7 @@ help:
 	@echo "make test   all tests, on $(TEST_WORKERS) processes"
 	@echo "make lint   ruff and mypy"
 	@echo "make format ruff's formatter and safe fixes"
-	@echo "make reproduce   the released checkpoint and its scores from the data in AGRICLIP_DATA, two hours ($(RELEASE))"
+	@echo "make reproduce   the released checkpoint and its scores from the data in AGRICLIP_DATA, 100 minutes on two cores ($(RELEASE))"
 	@echo "make docs   the book (out/site/index.html)"
 	@echo "make clean  remove outputs and caches (not .venv)"
 

@@ -80,7 +80,8 @@ def compare(scores: list[Score], folder: Path, console: Console) -> list[Score]:
             continue
         before = replace(score, value=released.metric_value, **(released.metric_args or {}))
         away = outside(score, released)
-        missed += [score] * away
+        if away:
+            missed.append(score)
         now = replace(score, low=None, high=None).text
         table.add_row(score.dataset, metric_of(score.metric).title, before.text, now, "outside" if away else "")
     console.print(table)
@@ -92,9 +93,9 @@ def main(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.json that is written.")] = Path(
         "out/results/card"
     ),
-    released: Annotated[Path, typer.Option(help="Released model whose card tells the scores to end at.")] = Path(
-        "agriclip"
-    ),
+    released: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Released model whose card tells the scores to end at.")
+    ] = Path("agriclip"),
 ) -> None:
     """Gather the scores for the card; end with 1 where one is outside the interval of the released one."""
     scores = chosen(folder)

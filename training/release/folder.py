@@ -21,11 +21,12 @@ from modeling_agriclip import AgriClipModel
 from modeling_agriclip.calibration_agriclip import FILE_NAME as CALIBRATION
 from processing.errors import AgriClipError
 from processing.processing_agriclip import AgriClipProcessor
+from training.fit import SUMMARY
 from training.release.joint import JointModel
 
 EXACT = "gaussian_process."
 WEIGHTS, CONFIG, MEMBERS = "model.safetensors", "config.json", "members"
-LOG, SUMMARY = "training_log.jsonl", "training_summary.json"
+LOG = "training_log.jsonl"
 LARGEST = 32 * 2**20  # bytes of weights in all
 
 

@@ -55,4 +55,10 @@ def test_outside_of_it_the_command_fails(tmp_path, released, capsys, accuracy):
         released_scores.main(results(tmp_path / "out", accuracy), tmp_path / "card", released)
     told = capsys.readouterr()
     assert ended.value.exit_code == 1 and "outside" in told.out
-    assert told.err == f"Outside the interval of the released score: Accuracy of {TILES}.\n"
+    assert told.err == f"Outside the interval of the released score, or not taken: Accuracy of {TILES}.\n"
+
+
+def test_a_score_that_was_not_taken_is_missed(tmp_path, released, capsys):
+    with pytest.raises(typer.Exit):
+        released_scores.main(tmp_path, tmp_path / "card", released)
+    assert capsys.readouterr().err.endswith(f"not taken: Accuracy of {TILES}, Mean IoU of {TILES}.\n")
